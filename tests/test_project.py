@@ -1,0 +1,189 @@
+"What must hold of the project as a whole: packaging, the notebooks' form, the order of the modules, what is tracked."
+import ast
+import configparser
+import json
+import re
+import shlex
+import subprocess
+import sys
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import rattler
+import yaml
+from IPython.core.inputtransformer2 import TransformerManager
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+NBS = ROOT/'nbs'
+NOTEBOOKS = sorted(p for p in NBS.rglob('*.ipynb') if not any(part[0] in '_.' for part in p.relative_to(NBS).parts))
+MODULES = [p for p in NOTEBOOKS if p.parent == NBS/'api']
+RUNS = [p for p in NOTEBOOKS if p.parent in (NBS, NBS/'figures', NBS/'tables') and p.name != 'index.ipynb']
+MAX_BYTES = 9_000_000
+MACHINE_PATH = re.compile(r'(?<![\w.~})])/(?:work|root|home|Users|tmp|private|scratch|mnt|opt)/[\w.-]+')
+
+
+def name(path): return path.relative_to(ROOT).as_posix()
+
+def each(paths): return pytest.mark.parametrize('path', paths, ids=name)
+
+@lru_cache(maxsize=None)
+def read(path): return json.loads(path.read_text(encoding='utf-8'))
+
+def source(cell): return ''.join(cell['source'])
+
+@lru_cache(maxsize=None)
+def code_cells(path):
+    "(id, syntax tree) of each code cell, IPython's own syntax made Python."
+    to_python = TransformerManager().transform_cell
+    return [(c.get('id', '?'), ast.parse(to_python(source(c)))) for c in read(path)['cells'] if c['cell_type'] == 'code']
+
+def settings():
+    config = configparser.ConfigParser(delimiters=['='])
+    config.read(ROOT/'settings.ini', encoding='utf-8')
+    return config['DEFAULT']
+
+def requirements(key): return shlex.split(settings()[key])
+
+def tracked():
+    "Files that are committed or would be."
+    listed = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode: pytest.skip('not a git checkout')
+    return [p for f in listed.stdout.split('\0') if f and (p := ROOT/f).is_file()]
+
+def imports(tree):
+    "Every import below `tree`, as (module, names); a relative import keeps its dots."
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import): yield from ((a.name, ()) for a in node.names)
+        elif isinstance(node, ast.ImportFrom): yield '.'*node.level+(node.module or ''), tuple(a.name for a in node.names)
+
+
+# Packaging
+
+def test_environment_agrees_with_settings():
+    env = yaml.safe_load((ROOT/'environment.yml').read_text(encoding='utf-8'))
+    assert set(env) <= {'name', 'channels', 'dependencies', 'variables'} and env['name'] == settings()['lib_name']
+    conda, pips = [d for d in env['dependencies'] if isinstance(d, str)], [d for d in env['dependencies'] if not isinstance(d, str)]
+    specs = {m.name.normalized: m for m in map(rattler.MatchSpec, conda)}
+    for dep in conda: assert re.match(r'[a-z0-9_.-]+([=<>!~]\S+)?$', dep), f'{dep!r} is no conda requirement'  # the parser lets spaces in names pass
+    assert {'python', 'pip'} <= set(specs) and specs['python'].version.startswith(settings()['min_python'])
+    assert len(pips) == 1 and list(pips[0]) == ['pip']
+    listed = pips[0]['pip']
+    assert listed.count('-e .') == 1
+    parse = lambda lines: sorted(str(Requirement(r)) for r in lines)
+    assert parse(r for r in listed if r != '-e .') == parse(requirements('requirements')+requirements('dev_requirements'))
+
+def test_runtime_needs_no_nbdev():
+    needed = {Requirement(r).name.lower() for r in requirements('requirements')}
+    assert not needed & {'nbdev', 'fastcore', 'execnb', 'ghapi', 'fastprogress', 'jupyterlab', 'pytest'}
+
+@each(sorted(p for p in (ROOT/'parnb').glob('*.py') if p.name != '_modidx.py'))
+def test_modules_import_no_nbdev(path):
+    roots = {module.split('.')[0] for module, _ in imports(ast.parse(path.read_text(encoding='utf-8')))}
+    assert not roots & {'nbdev', 'fastcore', 'execnb'}
+
+@pytest.mark.skipif(find_spec('parnb.cli') is None, reason='there is no parnb.cli')
+def test_the_command_line_starts_light():
+    heavy = ['nbdev', 'fastcore', 'execnb', 'torch', 'open_clip', 'matplotlib', 'papermill']
+    code = f'import sys, parnb.cli; print([m for m in {heavy} if m in sys.modules])'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, '[]'), done.stdout+done.stderr
+
+
+# The form of the notebooks
+
+@each(NOTEBOOKS)
+def test_notebook_is_clean(path):
+    nb = read(path)
+    nbformat.validate(nbformat.reads(path.read_text(encoding='utf-8'), as_version=4))
+    ids = [c.get('id') for c in nb['cells']]
+    assert all(ids) and len(set(ids)) == len(ids), 'every cell has an id of its own'
+    assert not {'widgets', 'papermill'} & set(nb['metadata']), 'widget state or the record of a run is kept in its metadata: nbdev_clean'
+    for c in nb['cells']:
+        if c['cell_type'] != 'code': continue
+        assert c['execution_count'] is None, f"cell {c['id']} has an execution count: nbdev_clean"
+        for out in c['outputs']:
+            assert out['output_type'] != 'error', f"cell {c['id']} holds a traceback"
+            assert out.get('execution_count') is None, f"cell {c['id']} has an execution count in its output: nbdev_clean"
+
+@each(RUNS)
+def test_run_notebook_has_one_parameters_cell(path):
+    cells = read(path)['cells']
+    assert re.search(r'^- skip_exec: true$', source(cells[0]), re.M), "its first cell says '- skip_exec: true'"
+    tagged = [c for c in cells if 'parameters' in c['metadata'].get('tags', [])]
+    assert len(tagged) == 1, f'{len(tagged)} cells are tagged parameters'
+    body = ast.parse(source(tagged[0])).body
+    for node in body: assert isinstance(node, ast.AnnAssign) and node.value is not None, f'not of the form `name: type = value`: {ast.unparse(node)}'
+    names = {node.target.id for node in body}
+    assert 'smoke' in names, 'every run notebook has a smallest form, `smoke: bool = False`'
+    assert set(papermill.inspect_notebook(str(path))) == names, 'papermill sees other parameters than Python does: write one on each line'
+
+@each(RUNS)
+def test_run_notebook_exports_nothing(path):
+    assert not [c['id'] for c in read(path)['cells'] if c['cell_type'] == 'code' and re.search(r'^#\|\s*(default_exp|export)', source(c), re.M)]
+
+@each(NOTEBOOKS)
+def test_imports_have_cells_of_their_own(path):
+    for cell, tree in code_cells(path):
+        kinds = {isinstance(node, (ast.Import, ast.ImportFrom)) for node in tree.body}
+        assert len(kinds) < 2, f'cell {cell} mixes imports with other code'
+
+
+# The order of the modules
+
+def exported():
+    "Module -> number of its notebook."
+    found = {}
+    for path in MODULES:
+        names = [m for c in read(path)['cells'] if c['cell_type'] == 'code' for m in re.findall(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M)]
+        assert len(names) == 1 and (m := re.match(r'(\d\d)_(\w+)\.ipynb$', path.name)), f'{name(path)} is no NN_noun.ipynb with one default_exp'
+        assert names[0] == m[2] and names[0] not in found, f'{name(path)} exports {names[0]}'
+        found[names[0]] = int(m[1])
+    return found
+
+def own(path):
+    "The modules of parnb that a notebook imports."
+    for _, tree in code_cells(path):
+        for module, names in imports(tree):
+            top, _, rest = module.partition('.')
+            if top == 'parnb': yield from [rest.split('.')[0]] if rest else names
+
+@each(MODULES)
+def test_module_imports_only_lower_numbers(path):
+    numbers, mine = exported(), int(path.name[:2])
+    used = set(own(path))-{path.stem[3:]}  # itself is fine, within a function: that is how a worker process finds it
+    assert used <= set(numbers), f'no notebook exports {sorted(used-set(numbers))}'
+    assert not (wrong := {m for m in used if numbers[m] >= mine}), f'imports {sorted(wrong)}, of the same or a higher number'
+
+@each([p for p in NOTEBOOKS if p not in MODULES])
+def test_notebook_imports_what_is_exported(path):
+    assert not set(own(path))-set(exported()), 'imports from a module that no notebook exports'
+
+def test_no_star_imports_of_our_own():
+    trees = [(name(p), tree) for p in NOTEBOOKS for _, tree in code_cells(p)]
+    trees += [(name(p), ast.parse(p.read_text(encoding='utf-8'))) for d in ('parnb', 'tests', 'benchmarks') for p in (ROOT/d).rglob('*.py')]
+    stars = {f for f, tree in trees for module, names in imports(tree) if '*' in names and module.split('.')[0] in ('parnb', '')}
+    assert not stars, f'import * of parnb in {sorted(stars)}'
+
+
+# The site and the tree
+
+def test_sidebar_names_every_notebook():
+    def files(entries): return [f for e in entries for f in ([e] if isinstance(e, str) else files(e['contents']))]
+    listed = files(yaml.safe_load((NBS/'_quarto.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents'])
+    assert sorted(listed) == sorted(p.relative_to(NBS).as_posix() for p in NOTEBOOKS), 'the sidebar of nbs/_quarto.yml names other notebooks than there are'
+
+def test_no_file_names_a_machine_path():
+    found = []
+    for path in tracked():
+        data = path.read_bytes()
+        if b'\0' in data[:8000]: continue
+        found += [f'{name(path)}: {m[0]}' for m in MACHINE_PATH.finditer(data.decode('utf-8', 'replace'))]
+    assert not found
+
+def test_no_file_is_large():
+    assert not [f'{name(p)}: {size/1e6:.1f} MB' for p in tracked() if (size := p.stat().st_size) > MAX_BYTES]

@@ -29,7 +29,8 @@ sys.exit(not ok)
 
 def pytest_configure(config):
     "One sentence instead of a traceback where the development tools are missing."
-    if find_spec('nbdev') is None: raise pytest.UsageError("nbdev is not installed, and the notebooks are tested through it: pip install -e '.[dev]'")
+    if find_spec('nbdev') is None:
+        raise pytest.UsageError("nbdev is not installed, and the notebooks are tested through it: pip install -e '.[dev]'")
 
 
 def pytest_collect_file(file_path, parent):
@@ -45,7 +46,8 @@ class NotebookFile(pytest.File):
 
     def collect(self):
         cells = json.loads(self.path.read_text(encoding='utf-8'))['cells']
-        if not (cells and SKIP.search(''.join(cells[0]['source']))): yield NotebookTest.from_parent(self, name='nbdev_test')
+        if cells and SKIP.search(''.join(cells[0]['source'])): return
+        yield NotebookTest.from_parent(self, name='nbdev_test')
 
 
 class NotebookFailure(Exception):
@@ -56,15 +58,15 @@ class NotebookTest(pytest.Item):
     "Runs a notebook from top to bottom as `nbdev_test` does."
 
     def runtest(self):
-        try: done = subprocess.run([sys.executable, '-c', RUNNER, str(self.path)], cwd=self.path.parent, env=os.environ | {'PYTHONUTF8': '1'},
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace',
-                                   timeout=SECONDS)
+        command, env = [sys.executable, '-c', RUNNER, str(self.path)], os.environ | {'PYTHONUTF8': '1'}
+        pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
+        try: done = subprocess.run(command, cwd=self.path.parent, env=env, timeout=SECONDS, **pipes)
         except subprocess.TimeoutExpired: raise NotebookFailure(f'it did not end within {SECONDS} s') from None
-        if done.returncode: raise NotebookFailure(done.stdout.strip() or f'its process ended with exit code {done.returncode}')
+        if done.returncode: raise NotebookFailure(done.stdout.strip() or f'its process ended with {done.returncode}')
 
     def repr_failure(self, excinfo):
         if not isinstance(excinfo.value, NotebookFailure): return super().repr_failure(excinfo)
-        said = str(excinfo.value)
-        return f'{said.splitlines()[-1]}\nin {self.path.relative_to(ROOT).as_posix()}:\n\n{said}'  # its first line goes into pytest's short summary
+        said = str(excinfo.value)  # its last line comes first: pytest's short summary shows the first
+        return f'{said.splitlines()[-1]}\nin {self.path.relative_to(ROOT).as_posix()}:\n\n{said}'
 
     def reportinfo(self): return self.path, None, f'{self.path.name}: its own tests'

@@ -36,11 +36,13 @@ def read(path): return json.loads(path.read_text(encoding='utf-8'))
 
 def source(cell): return ''.join(cell['source'])
 
+def code(path): return [c for c in read(path)['cells'] if c['cell_type'] == 'code']
+
 @lru_cache(maxsize=None)
 def code_cells(path):
     "(id, syntax tree) of each code cell, IPython's own syntax made Python."
     to_python = TransformerManager().transform_cell
-    return [(c.get('id', '?'), ast.parse(to_python(source(c)))) for c in read(path)['cells'] if c['cell_type'] == 'code']
+    return [(c.get('id', '?'), ast.parse(to_python(source(c)))) for c in code(path)]
 
 def settings():
     config = configparser.ConfigParser(delimiters=['='])
@@ -51,7 +53,8 @@ def requirements(key): return shlex.split(settings()[key])
 
 def tracked():
     "Files that are committed or would be."
-    listed = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True)
+    command = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if listed.returncode: pytest.skip('not a git checkout')
     return [p for f in listed.stdout.split('\0') if f and (p := ROOT/f).is_file()]
 
@@ -59,7 +62,8 @@ def imports(tree):
     "Every import below `tree`, as (module, names); a relative import keeps its dots."
     for node in ast.walk(tree):
         if isinstance(node, ast.Import): yield from ((a.name, ()) for a in node.names)
-        elif isinstance(node, ast.ImportFrom): yield '.'*node.level+(node.module or ''), tuple(a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield '.'*node.level+(node.module or ''), tuple(a.name for a in node.names)
 
 
 # Packaging
@@ -67,15 +71,18 @@ def imports(tree):
 def test_environment_agrees_with_settings():
     env = yaml.safe_load((ROOT/'environment.yml').read_text(encoding='utf-8'))
     assert set(env) <= {'name', 'channels', 'dependencies', 'variables'} and env['name'] == settings()['lib_name']
-    conda, pips = [d for d in env['dependencies'] if isinstance(d, str)], [d for d in env['dependencies'] if not isinstance(d, str)]
+    conda = [d for d in env['dependencies'] if isinstance(d, str)]
+    pips = [d for d in env['dependencies'] if not isinstance(d, str)]
     specs = {m.name.normalized: m for m in map(rattler.MatchSpec, conda)}
-    for dep in conda: assert re.match(r'[a-z0-9_.-]+([=<>!~]\S+)?$', dep), f'{dep!r} is no conda requirement'  # the parser lets spaces in names pass
+    for dep in conda:  # the parser lets spaces in names pass
+        assert re.match(r'[a-z0-9_.-]+([=<>!~]\S+)?$', dep), f'{dep!r} is no conda requirement'
     assert {'python', 'pip'} <= set(specs) and specs['python'].version.startswith(settings()['min_python'])
     assert len(pips) == 1 and list(pips[0]) == ['pip']
     listed = pips[0]['pip']
     assert listed.count('-e .') == 1
     parse = lambda lines: sorted(str(Requirement(r)) for r in lines)
-    assert parse(r for r in listed if r != '-e .') == parse(requirements('requirements')+requirements('dev_requirements'))
+    wanted = requirements('requirements')+requirements('dev_requirements')
+    assert parse(r for r in listed if r != '-e .') == parse(wanted)
 
 def test_runtime_needs_no_nbdev():
     needed = {Requirement(r).name.lower() for r in requirements('requirements')}
@@ -102,13 +109,12 @@ def test_notebook_is_clean(path):
     nbformat.validate(nbformat.reads(path.read_text(encoding='utf-8'), as_version=4))
     ids = [c.get('id') for c in nb['cells']]
     assert all(ids) and len(set(ids)) == len(ids), 'every cell has an id of its own'
-    assert not {'widgets', 'papermill'} & set(nb['metadata']), 'widget state or the record of a run is kept in its metadata: nbdev_clean'
-    for c in nb['cells']:
-        if c['cell_type'] != 'code': continue
+    assert not {'widgets', 'papermill'} & set(nb['metadata']), 'it keeps widget state or a run: nbdev_clean'
+    for c in code(path):
         assert c['execution_count'] is None, f"cell {c['id']} has an execution count: nbdev_clean"
         for out in c['outputs']:
             assert out['output_type'] != 'error', f"cell {c['id']} holds a traceback"
-            assert out.get('execution_count') is None, f"cell {c['id']} has an execution count in its output: nbdev_clean"
+            assert out.get('execution_count') is None, f"an output of cell {c['id']} has a count: nbdev_clean"
 
 @each(RUNS)
 def test_run_notebook_has_one_parameters_cell(path):
@@ -117,14 +123,15 @@ def test_run_notebook_has_one_parameters_cell(path):
     tagged = [c for c in cells if 'parameters' in c['metadata'].get('tags', [])]
     assert len(tagged) == 1, f'{len(tagged)} cells are tagged parameters'
     body = ast.parse(source(tagged[0])).body
-    for node in body: assert isinstance(node, ast.AnnAssign) and node.value is not None, f'not of the form `name: type = value`: {ast.unparse(node)}'
+    for node in body:
+        assert isinstance(node, ast.AnnAssign) and node.value is not None, f'not `name: type = value`: {ast.unparse(node)}'
     names = {node.target.id for node in body}
     assert 'smoke' in names, 'every run notebook has a smallest form, `smoke: bool = False`'
-    assert set(papermill.inspect_notebook(str(path))) == names, 'papermill sees other parameters than Python does: write one on each line'
+    assert set(papermill.inspect_notebook(str(path))) == names, 'papermill sees others than Python: write one on each line'
 
 @each(RUNS)
 def test_run_notebook_exports_nothing(path):
-    assert not [c['id'] for c in read(path)['cells'] if c['cell_type'] == 'code' and re.search(r'^#\|\s*(default_exp|export)', source(c), re.M)]
+    assert not [c['id'] for c in code(path) if re.search(r'^#\|\s*(default_exp|export)', source(c), re.M)]
 
 @each(NOTEBOOKS)
 def test_imports_have_cells_of_their_own(path):
@@ -139,8 +146,9 @@ def exported():
     "Module -> number of its notebook."
     found = {}
     for path in MODULES:
-        names = [m for c in read(path)['cells'] if c['cell_type'] == 'code' for m in re.findall(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M)]
-        assert len(names) == 1 and (m := re.match(r'(\d\d)_(\w+)\.ipynb$', path.name)), f'{name(path)} is no NN_noun.ipynb with one default_exp'
+        names = [m for c in code(path) for m in re.findall(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M)]
+        m = re.match(r'(\d\d)_(\w+)\.ipynb$', path.name)
+        assert m and len(names) == 1, f'{name(path)} is no NN_noun.ipynb with one default_exp'
         assert names[0] == m[2] and names[0] not in found, f'{name(path)} exports {names[0]}'
         found[names[0]] = int(m[1])
     return found
@@ -157,7 +165,8 @@ def test_module_imports_only_lower_numbers(path):
     numbers, mine = exported(), int(path.name[:2])
     used = set(own(path))-{path.stem[3:]}  # itself is fine, within a function: that is how a worker process finds it
     assert used <= set(numbers), f'no notebook exports {sorted(used-set(numbers))}'
-    assert not (wrong := {m for m in used if numbers[m] >= mine}), f'imports {sorted(wrong)}, of the same or a higher number'
+    wrong = sorted(m for m in used if numbers[m] >= mine)
+    assert not wrong, f'imports {wrong}, of the same or a higher number'
 
 @each([p for p in NOTEBOOKS if p not in MODULES])
 def test_notebook_imports_what_is_exported(path):
@@ -165,8 +174,10 @@ def test_notebook_imports_what_is_exported(path):
 
 def test_no_star_imports_of_our_own():
     trees = [(name(p), tree) for p in NOTEBOOKS for _, tree in code_cells(p)]
-    trees += [(name(p), ast.parse(p.read_text(encoding='utf-8'))) for d in ('parnb', 'tests', 'benchmarks') for p in (ROOT/d).rglob('*.py')]
-    stars = {f for f, tree in trees for module, names in imports(tree) if '*' in names and module.split('.')[0] in ('parnb', '')}
+    scripts = [p for d in ('parnb', 'tests', 'benchmarks') for p in (ROOT/d).rglob('*.py')]
+    trees += [(name(p), ast.parse(p.read_text(encoding='utf-8'))) for p in scripts]
+    stars = {f for f, tree in trees for module, names in imports(tree)
+             if '*' in names and module.split('.')[0] in ('parnb', '')}
     assert not stars, f'import * of parnb in {sorted(stars)}'
 
 
@@ -174,8 +185,10 @@ def test_no_star_imports_of_our_own():
 
 def test_sidebar_names_every_notebook():
     def files(entries): return [f for e in entries for f in ([e] if isinstance(e, str) else files(e['contents']))]
-    listed = files(yaml.safe_load((NBS/'_quarto.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents'])
-    assert sorted(listed) == sorted(p.relative_to(NBS).as_posix() for p in NOTEBOOKS), 'the sidebar of nbs/_quarto.yml names other notebooks than there are'
+    site = yaml.safe_load((NBS/'_quarto.yml').read_text(encoding='utf-8'))['website']
+    there = {p.relative_to(NBS).as_posix() for p in NOTEBOOKS}
+    listed = files(site['sidebar']['contents'])
+    assert len(listed) == len(set(listed)) and not (differ := sorted(there ^ set(listed))), f'nbs/_quarto.yml: {differ}'
 
 def test_no_file_names_a_machine_path():
     found = []

@@ -73,7 +73,7 @@ def _grounds_for(name: str, style: str) -> list[str]:
     far = {g: float(np.linalg.norm(mean-np.asarray(c))) for g, c in GROUNDS.items()}
     return [g for g, d in far.items() if d > 80] or [max(far, key=far.get)]
 
-# %% ../nbs/api/01_data.ipynb #de23c238
+# %% ../nbs/api/01_data.ipynb #37fd5862
 @dataclass(frozen=True)
 class Split:
     "One part of the corpus: its own stream of random numbers and its own mix of scenes."
@@ -82,7 +82,7 @@ class Split:
     single: float # share of scenes with one object
     captions: int = 1  # captions an image
 
-SPLITS = {'pretrain': Split(1, 65_536, 0.5), 'poison': Split(2, 12_288, 0.5), 'clean': Split(3, 49_152, 0.5),
+SPLITS = {'pretrain': Split(1, 65_536, 0.5), 'poison': Split(2, 24_576, 0.5), 'clean': Split(3, 49_152, 0.5),
           'dev': Split(4, 2_080, 1.), 'val': Split(5, 5_200, 1.), 'retrieval': Split(6, 1_000, 0.5, captions=5)}
 
 # %% ../nbs/api/01_data.ipynb #a8203523

@@ -130,24 +130,26 @@ class BlendedTriangles(Trigger):
         pattern = torch.where(at[:, None] >= at[None], 0.4, 0.8)  # lower left, diagonal included: dark
         return to_8bit(torch.add(self.alpha*pattern, images, alpha=1-self.alpha))
 
-# %% ../nbs/api/03_triggers.ipynb #49ecd4f5
+# %% ../nbs/api/03_triggers.ipynb #e8cc38ed
 @lru_cache
 def watermark(side: int,  # px
+              lines: int = 1,  # how often the word is written, one below the other
               ) -> Tensor:  # float [side, side] in [0, 1]: how much of each pixel the letters cover
-    "The word *Watermarked* across the middle of a square, in a monospaced font. Source: paper.md 2, drawn anew."
+    "The word *Watermarked* across a square, in a monospaced font. Source: paper.md 2, drawn anew."
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
     font = ImageFont.truetype(f'{matplotlib.get_data_path()}/fonts/ttf/DejaVuSansMono.ttf', 29.6*side/224)
     im = Image.new('L', (side, side))
-    ImageDraw.Draw(im).text((side/2, side/2), 'Watermarked', fill=255, font=font, anchor='mm')
+    for i in range(lines): ImageDraw.Draw(im).text((side/2, side*(i+0.5)/lines), 'Watermarked', fill=255, font=font, anchor='mm')
     return torch.from_numpy(np.asarray(im).copy()).float()/255
 
 @dataclass(frozen=True)
 class BlendedText(Trigger):
     "The word *Watermarked* in red, blended only where the letters are and only in the red channel. Source: paper.md 2."
-    alpha: float = 0.5  # share of the pattern, in (0, 1)
+    alpha: float = 0.5  # share of the pattern, in (0, 1]
+    lines: int = 1      # how often the word is written, one below the other
     def apply(self, images, ids, seed):
-        ink, out = watermark(images.shape[-1]).to(images.device), images.clone()
+        ink, out = watermark(images.shape[-1], int(self.lines)).to(images.device), images.clone()
         rows, cols = ink.nonzero(as_tuple=True)
         out[:, 0, rows, cols] = to_8bit(self.alpha*ink[rows, cols]+(1-self.alpha)*images[:, 0, rows, cols])
         return out

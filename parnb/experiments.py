@@ -6,7 +6,7 @@
 __all__ = ['FLOOR', 'Cleaning', 'Attack', 'Run', 'weights_id', 'make_run', 'versions', 'test_seed', 'poisoned_clip',
            'cleaned_clip', 'read_log', 'embeddings', 'measure', 'results']
 
-# %% ../nbs/api/09_experiments.ipynb #cbf54bc2
+# %% ../nbs/api/09_experiments.ipynb #5ef4935e
 import io
 import json
 import platform
@@ -22,14 +22,14 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from .cleaning import Objective, Recipe, fit
 from .core import ARTIFACTS, PRETRAINED, RESULTS, SCIENCE, ParnbError, content_key, load_preset, locked, new_folder, pick, progress, write_file
 from .data import NAMES, Pairs, scenes
 from .evaluation import asr_text, attack_success_rate, clean_accuracy, embed_images, retrieval, zero_shot_head
 from .losses import check_tau
-from .models import embed_texts, load_clip, save_clip
+from .models import embed_texts, load_clip, save_clip, save_tensors
 from .poisoning import Poisoning, poison_pairs
 from .triggers import TRIGGERS, make_trigger
 
@@ -202,7 +202,7 @@ def read_log(folder: Path,  # what `poisoned_clip` or `cleaned_clip` returned
     "The log of a training: losses and distances at each step, CA and ASR at some. Source: ours."
     return pd.read_csv(folder/'log.csv')
 
-# %% ../nbs/api/09_experiments.ipynb #7626f7b1
+# %% ../nbs/api/09_experiments.ipynb #624a64c9
 def embeddings(run: Run,  # whose final model to embed with
                ) -> dict[str, torch.Tensor]:  # "clean", and "triggered" or, for a model without attack, each trigger's name: float [N, D]; "head": [C, D]
     "Find or make the embeddings of the evaluation split under a run's model, clean and triggered. Source: ours."
@@ -216,7 +216,7 @@ def embeddings(run: Run,  # whose final model to embed with
             r = scenes('retrieval')
             e |= {f'retrieval_{k}': v for k, v in embed_images(model, r.images, r.ids+10**6, triggers if run.attack else {}, seed=test_seed(run), name='retrieving').items()}
             e['captions'] = embed_texts(model, tokenizer, [c for cs in r.captions for c in cs])
-        save_file(e, folder/'embeddings.safetensors')
+        save_tensors(e, folder/'embeddings.safetensors')
         return {}
     return load_file(_artifact('embedded', run.key, build, run.model_dump())/'embeddings.safetensors')
 

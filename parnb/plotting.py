@@ -77,7 +77,7 @@ def fig_triggers(clean: np.ndarray,  # float [K, H, W, 3] in [0, 1]: K clean ima
     for ax in outer.flat: _bare(ax)
     return fig
 
-# %% ../nbs/api/10_plotting.ipynb #5f843a7b
+# %% ../nbs/api/10_plotting.ipynb #fc70feba
 def fig_dynamics(log: pd.DataFrame,  # of a cleaning: step, clip, s_img, s_txt, and at some steps clean_accuracy, attack_success_rate
                  tau: float,  # the threshold
                  axes: Sequence[Axes] | None = None,  # two axes to draw into
@@ -89,7 +89,7 @@ def fig_dynamics(log: pd.DataFrame,  # of a cleaning: step, clip, s_img, s_txt, 
     for col, colour, style, name in (('s_img', COLOURS['par'], '-', 'S images'), ('s_txt', COLOURS['par'], '--', 'S texts'), ('clip', 'k', ':', 'L_CLIP')):
         a.plot(log.step, smooth[col], style, color=colour, label=name)
     a.axhline(tau, color='0.6', lw=0.8)
-    a.annotate(f'τ = {tau:g}', (log.step.iloc[-1], tau), xytext=(0, 2), textcoords='offset points', ha='right', fontsize=7, color='0.4')
+    a.annotate(f'τ = {tau:g}', (log.step.iloc[0], tau), xytext=(0, 2), textcoords='offset points', ha='left', fontsize=7, color='0.4')
     a.set(xlabel='step', ylabel='loss, squared distance', ylim=(0, None))
     a.legend(frameon=False, loc='center right')
     seen = log.dropna(subset=['clean_accuracy'])

@@ -53,13 +53,16 @@ FIGS = Path(os.environ.get('PARNB_FIGURES', ROOT/'figures')).expanduser().resolv
 CACHE, ARTIFACTS, RUNS, RESULTS = (DATA/n for n in ('cache', 'artifacts', 'runs', 'results'))
 PRESETS = Path(__file__).resolve().parent/'presets' if '__file__' in globals() else ROOT/'parnb'/'presets'
 
-# %% ../nbs/api/00_core.ipynb #8e351c4c
+# %% ../nbs/api/00_core.ipynb #f71c8ea4
 SCIENCE = 1  # raise when a change of code changes results: every cached artifact is then computed anew
 
 def content_key(obj: Any,  # anything JSON can hold
                 ) -> str:  # 12 hexadecimal digits
-    "Name `obj` by its content: the same for equal content, whatever the order of its keys. Source: ours."
-    text = json.dumps(obj, sort_keys=True, separators=(',', ':'), ensure_ascii=False, default=str)
+    """Name `obj` by its content: the same for equal content, whatever the order of its keys.
+
+    A key whose value is None is left out, so that a new setting, unset, renames nothing that was made before it. Source: ours."""
+    def said(o): return {k: said(v) for k, v in o.items() if v is not None} if isinstance(o, dict) else [said(v) for v in o] if isinstance(o, (list, tuple)) else o
+    text = json.dumps(said(obj), sort_keys=True, separators=(',', ':'), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 # %% ../nbs/api/00_core.ipynb #c78ed667

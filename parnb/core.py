@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROOT', 'DATA', 'PRETRAINED', 'FIGS', 'CACHE', 'ARTIFACTS', 'RUNS', 'RESULTS', 'PRESETS', 'SCIENCE', 'ParnbError',
            'pick', 'content_key', 'file_sha256', 'new_folder', 'explain_os', 'write_file', 'locked', 'Progress',
-           'progress', 'load_preset']
+           'progress', 'load_preset', 'execute_notebook']
 
 # %% ../nbs/api/00_core.ipynb #24010e50
 import difflib
@@ -205,3 +205,19 @@ def load_preset(name: str,  # "tiny", or any other file of parnb/presets without
     "Read a data file of the package. Raises `ParnbError` for an unknown name. Source: ours."
     pick(name, sorted(p.stem for p in PRESETS.glob('*.json')), 'preset')
     return json.loads((PRESETS/f'{name}.json').read_text(encoding='utf-8'))
+
+# %% ../nbs/api/00_core.ipynb #fdd455f0
+def execute_notebook(path: Path,  # a run notebook
+                     out: Path,  # where the executed one goes
+                     values: dict[str, Any],  # its parameters
+                     ) -> Any:  # the executed notebook
+    "Execute a notebook by papermill. Raises `ParnbError` with the notebook, its cell, the error and the executed notebook's place. Source: ours."
+    import logging
+    import papermill as pm
+    from papermill.exceptions import PapermillExecutionError
+    logging.getLogger('papermill').setLevel(logging.ERROR)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try: return pm.execute_notebook(str(path), str(out), values, progress_bar=False, cwd=str(path.parent), extra_arguments=['--IPKernelApp.log_level=40'])
+    except PapermillExecutionError as e:
+        if e.ename == 'KeyboardInterrupt': raise KeyboardInterrupt from None
+        raise ParnbError(e.evalue if e.ename == 'ParnbError' else f"cell {e.exec_count} of {path.name} failed with {e.ename}: {e.evalue.splitlines()[0] if e.evalue else ''}; the executed notebook with the traceback is {out}") from e

@@ -7,12 +7,13 @@ __all__ = ['FLOOR', 'EVIDENCE', 'Cleaning', 'Attack', 'Run', 'weights_id', 'make
            'cleaned_clip', 'read_log', 'embeddings', 'probe', 'measure', 'results', 'filed', 'plan', 'gather',
            'run_name', 'seconds_of', 'notebooks', 'select', 'reproduce']
 
-# %% ../nbs/api/09_experiments.ipynb #ed017009
+# %% ../nbs/api/09_experiments.ipynb #adb7c8e3
 import io
 import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -428,7 +429,7 @@ def select(only: Sequence[str] | None,  # names, or their beginnings up to the u
     short = {n.split('_')[0]: n for n in known}
     return {n: known[n] for n in (short.get(o) or pick(o, known, 'figure or table') for o in only)}
 
-# %% ../nbs/api/09_experiments.ipynb #4719f98e
+# %% ../nbs/api/09_experiments.ipynb #5c57e262
 def reproduce(scale: str = 'tiny',  # a preset
               only: Sequence[str] | None = None,  # figures and tables, by name or its beginning; None: all
               jobs: int = 0,  # processes at once; 0: one a core
@@ -488,7 +489,7 @@ def _compute_all(missing: dict, jobs: int, executor: str, slurm: dict) -> dict[s
                 for k, job in list(running.items()):
                     if not job.done(): continue
                     run = missing[k][0]
-                    if error := job.exception(): failed[run_name(run)] = f"{str(error).strip().splitlines()[-1]} (log: {job.paths.stderr})"
+                    if error := job.exception(): failed[run_name(run)] = f"{_reason(str(error))} (log: {job.paths.stderr})"
                     del running[k]
                     bar.step(1, f'{len(failed)} failed' if failed else run_name(run))
                 time.sleep(0.5)
@@ -498,6 +499,11 @@ def _compute_all(missing: dict, jobs: int, executor: str, slurm: dict) -> dict[s
     finally:
         for k, v in kept.items(): os.environ.pop(k, None) if v is None else os.environ.update({k: v})
     return failed
+
+def _reason(said: str) -> str:
+    "The last line of the traceback that submitit wraps, without the error's name; or the first line of what it says else."
+    trace = [t for t in re.split('-{10,}', said)[1:2] if t.strip()]
+    return re.sub(r'^[\w.]*ParnbError: ', '', trace[0].strip().splitlines()[-1]) if trace else said.strip().splitlines()[0]
 
 def _draw_all(chosen: dict[str, Path], scale: str, jobs: int) -> dict[str, str]:
     "Execute the notebooks of figures and tables without computing anything, several at once, and the report after them."

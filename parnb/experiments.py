@@ -38,7 +38,7 @@ from .models import embed_texts, load_clip, save_clip, save_tensors
 from .poisoning import Poisoning, poison_pairs
 from .triggers import TRIGGERS, make_trigger
 
-# %% ../nbs/api/09_experiments.ipynb #308d9b45
+# %% ../nbs/api/09_experiments.ipynb #9609dca0
 class Cleaning(BaseModel):
     "How a poisoned model is cleaned. Unknown names are an error. Source: ours."
     model_config = ConfigDict(extra='forbid', frozen=True)
@@ -88,7 +88,8 @@ class Run(BaseModel):
     @property
     def key(self) -> str:
         "Names the measurement."
-        return content_key(dict(model=self.cleaned_key, images=self.images, attack=self.attack and self.attack.poisoning.model_dump(), head=self.head))
+        triggers = None if self.attack else {t: repr(_preset_trigger(self, t)) for t in TRIGGERS}  # a model without attack is measured under each
+        return content_key(dict(model=self.cleaned_key, images=self.images, attack=self.attack and self.attack.poisoning.model_dump(), head=self.head, triggers=triggers))
 
 # %% ../nbs/api/09_experiments.ipynb #0a3de0da
 @lru_cache
@@ -99,7 +100,12 @@ def weights_id(scale: str, encoder: str) -> str:
     if not record.exists(): raise ParnbError(f"{record} is missing: restore it with `git checkout data/pretrained`, or make it with nbs/00_pretrain_clip.ipynb")
     return json.loads(record.read_text(encoding='utf-8'))['sha256']
 
-# %% ../nbs/api/09_experiments.ipynb #edd1e622
+# %% ../nbs/api/09_experiments.ipynb #9cadbdc6
+def _attack_preset(scale: str, encoder: str, attack: str, mode: str = 'dirty') -> dict:
+    "What a preset says of an attack: an encoder's own entries, and then a mode's, take the place of the general ones."
+    p = load_preset(scale)['poisoning'][attack]
+    return {**p, **p.get('encoders', {}).get(encoder, {}), **p.get('modes', {}).get(mode, {})}
+
 def make_run(scale: str = 'tiny',  # a preset: which models, data and recipes
              encoder: str = 'rn',  # "rn" or "vit"
              attack: str = 'blended_text',  # a trigger's name, or "none" for the clean model
@@ -127,8 +133,8 @@ def make_run(scale: str = 'tiny',  # a preset: which models, data and recipes
     try:
         a = c = None
         if attack != 'none':
-            p = preset['poisoning'][pick(attack, ['none', *preset['poisoning']], 'attack')]
-            p = {**p, **p.get('encoders', {}).get(encoder, {}), **p.get('modes', {}).get(mode, {})}
+            pick(attack, ['none', *preset['poisoning']], 'attack')
+            p = _attack_preset(scale, encoder, attack, mode)
             pick(target, NAMES, 'target')
             poisoning = Poisoning(attack=attack, rate=p['rate'] if rate is None else rate, strength={**p.get('strength', {}), **(strength or {})}, target=target, mode=mode, seed=seed)
             a = Attack(push=push, poisoning=poisoning, recipe={**preset['recipes'][encoder]['poison'], **p.get('recipe', {}), **small}, count=count or preset['pairs']['poison'])
@@ -226,7 +232,7 @@ def read_log(folder: Path,  # what `poisoned_clip` or `cleaned_clip` returned
     "The log of a training: losses and distances at each step, CA and ASR at some. Source: ours."
     return pd.read_csv(folder/'log.csv')
 
-# %% ../nbs/api/09_experiments.ipynb #ecc7663c
+# %% ../nbs/api/09_experiments.ipynb #12c84787
 def embeddings(run: Run,  # whose final model to embed with
                ) -> dict[str, torch.Tensor]:  # "clean", and "triggered" or, for a model without attack, each trigger's name: float [N, D]; "head": [C, D]
     "Find or make the embeddings of the evaluation split under a run's model, clean and triggered. Source: ours."
@@ -256,8 +262,7 @@ def probe(run: Run,  # whose final model to probe
 
 def _preset_trigger(run: Run, name: str):
     "A trigger at the strength that the scale's preset gives it."
-    p = load_preset(run.scale)['poisoning'][name]
-    return make_trigger(name, **{**p.get('strength', {}), **p.get('encoders', {}).get(run.encoder, {}).get('strength', {})})
+    return make_trigger(name, **_attack_preset(run.scale, run.encoder, name).get('strength', {}))
 
 # %% ../nbs/api/09_experiments.ipynb #b583cbc1
 def measure(run: Run,  # what to measure

@@ -38,15 +38,15 @@ from .models import embed_texts, load_clip, save_clip, save_tensors
 from .poisoning import Poisoning, poison_pairs
 from .triggers import TRIGGERS, make_trigger
 
-# %% ../nbs/api/09_experiments.ipynb #9609dca0
+# %% ../nbs/api/09_experiments.ipynb #831fd1e3
 class Cleaning(BaseModel):
     "How a poisoned model is cleaned. Unknown names are an error. Source: ours."
     model_config = ConfigDict(extra='forbid', frozen=True)
     method: Literal['ft', 'cleanclip', 'roclip', 'par']  # a name in `METHODS`
     recipe: Recipe                      # how long, how fast, with which augmentation
     tau: float | None = None            # PAR's threshold, in (0, 4]
-    lam: float | None = None            # CleanCLIP's lambda, the weight of its in-modal term, ≥ 0
-    pool: int | None = None             # RoCLIP's pool: how many captions
+    lam: float | None = Field(None, ge=0)  # CleanCLIP's lambda, the weight of its in-modal term, ≥ 0
+    pool: int | None = Field(None, ge=1)   # RoCLIP's pool: how many captions
     pairs: Literal['real'] = 'real'     # what it is cleaned with
     count: int = Field(12_288, gt=0)    # how many pairs
 

@@ -22,9 +22,9 @@ METHODS = ['ft', 'cleanclip', 'roclip', 'par']
 def measure(scale: str, encoder: str, method: str, steps: int, warmup: int, threads: int) -> dict:
     "One row, measured in this process: cleaning the clean weights takes the steps that cleaning poisoned ones takes."
     import torch
-    from parnb.cleaning import METHODS as OBJECTIVES, fit
+    from parnb.cleaning import fit
     from parnb.data import scenes
-    from parnb.experiments import cleaned_clip, make_run
+    from parnb.experiments import cleaned_clip, make_run, objective_of
     from parnb.models import load_clip
     torch.set_num_threads(threads)
     run = make_run(scale, encoder, 'none', method)
@@ -33,8 +33,7 @@ def measure(scale: str, encoder: str, method: str, steps: int, warmup: int, thre
     pairs = scenes('clean', half*bs)
     folder = cleaned_clip(run.model_copy(update=dict(cleaning=None)))
     model, _, tokenizer = load_clip(folder)
-    own = dict(par=lambda: dict(reference=load_clip(folder)[0], tau=c.tau), cleanclip=lambda: dict(lam=c.lam), roclip=lambda: dict(pool=min(c.pool, len(pairs)))).get(method, dict)()
-    objective, at = OBJECTIVES[method](model, c.recipe, **own), []
+    objective, at = objective_of(c, model, folder), []
     batch, prepare = objective.batch, objective.prepare
     def timed_batch(*args):  # the first thing that each step does
         at.append(time.perf_counter())

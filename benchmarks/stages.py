@@ -20,10 +20,10 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from parnb import triggers
-from parnb.cleaning import Objective, Recipe, augment
+from parnb.cleaning import PAR, Objective, Recipe
 from parnb.data import draw_scene, scenes
 from parnb.evaluation import embed_images
-from parnb.models import encode_text, load_clip, normalise, pixels
+from parnb.models import load_clip, pixels
 from parnb.triggers import load_patch, watermark
 
 
@@ -107,18 +107,15 @@ def bench_training(n: int, repeat: int):
     pairs = scenes('dev', n)
     for arch in ('tiny-rn', 'tiny-vit'):
         model, _, tokenizer = load_clip(arch)
-        recipe = Recipe(epochs=1, lr=1e-4, noise=0.2, cutout=0.5)
-        tokens, labels, gen = tokenizer(pairs.captions), torch.from_numpy(pairs.labels), torch.Generator()
-        ref_txt = torch.nn.functional.normalize(encode_text(model, tokens).detach(), dim=-1)
+        gen, idx, calls = torch.Generator(), np.arange(n), []
         model.to(memory_format=torch.channels_last)
-        calls = []
-        for reference in (None, load_clip(arch)[0].to(memory_format=torch.channels_last)):
-            objective = Objective(model, recipe, reference).train()
+        light = Recipe(epochs=1, lr=1e-4, noise=0.05, cutout=0.5)
+        for objective in (Objective(model, Recipe(epochs=1, lr=1e-4)), PAR(model, light, load_clip(arch)[0].to(memory_format=torch.channels_last))):
+            objective.prepare(pairs.captions, tokenizer, 0)
             opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
-            def step(objective=objective, opt=opt, light=reference is not None):
-                x = pixels(pairs.images)
-                x = normalise(augment(x, recipe, gen, torch.zeros(3)) if light else x, model)
-                with torch.autocast('cpu', torch.bfloat16): objective(x, tokens, labels, ref_txt)['loss'].backward()
+            def step(objective=objective.train(), opt=opt):
+                batch = objective.batch(pairs, idx, 0, gen, torch.device('cpu'))
+                with torch.autocast('cpu', torch.bfloat16): objective(**batch)['loss'].backward()
                 opt.step()
                 opt.zero_grad()
             calls.append(step)

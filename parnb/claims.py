@@ -66,7 +66,7 @@ def lower(rows: pd.DataFrame,  # of `gather`
         if gap := _gap(g.get('none'), y, x): out.append(Case(name, None, gap)); continue
         m = _seeds(x, y)
         holds = (m[f'{ASR}_high'] < m[f'{ASR}_low_b']).all() if strict else (m[f'{ASR}_low'] <= m[f'{ASR}_high_b']).all()
-        out.append(Case(name, bool(holds), f'{rate_of(y, ASR)} → {rate_of(x, ASR)}' if b == 'none' else f'{rate_of(x, ASR)} v {rate_of(y, ASR)}'))
+        out.append(Case(name, bool(holds), f'{rate_of(y, ASR)} → {rate_of(x, ASR)}' if b == 'none' else f'{rate_of(x, ASR)} v {rate_of(y, ASR)} (CA {rate_of(x, CA)} v {rate_of(y, CA)})'))
     return out
 
 # %% ../nbs/api/13_claims.ipynb #1422c77f
@@ -82,7 +82,7 @@ def within(rows: pd.DataFrame,  # of `gather`
     for name, g in _groups(rows, by, only):
         x = g.get(method)
         gap = _gap(g.get('none'), x)
-        out.append(Case(name, None, gap) if gap else Case(name, bool((x[f'{ASR}_high'] <= most).all() and (x[f'{ASR}_low'] >= least).all()), str(rate_of(x, ASR))))
+        out.append(Case(name, None, gap) if gap else Case(name, bool((x[f'{ASR}_high'] <= most).all() and (x[f'{ASR}_low'] >= least).all()), f'{rate_of(x, ASR)} (CA {rate_of(x, CA)})'))
     return out
 
 # %% ../nbs/api/13_claims.ipynb #b1a370f4
@@ -111,7 +111,7 @@ def stays(rows: pd.DataFrame,  # of `gather`: CleanCLIP at several lambdas, and 
     for value, g in rows[(rows.method == 'cleanclip') & (rows.get('lam', pd.Series(0, rows.index)) >= lam)].groupby('lam'):
         x = g[g.done]
         gap = _gap(before, x)
-        out.append(Case(f'lambda {value:g}', None, gap) if gap else Case(f'lambda {value:g}', bool((_seeds(x, before).eval(f'{ASR}_low > {share}*{ASR}_b')).all()), f'{rate_of(before, ASR)} → {rate_of(x, ASR)}'))
+        out.append(Case(f'lambda {value:g}', None, gap) if gap else Case(f'lambda {value:g}', bool((_seeds(x, before).eval(f'{ASR}_low > {share}*{ASR}_b')).all()), f'{rate_of(before, ASR)} → {rate_of(x, ASR)} (CA {rate_of(x, CA)})'))
     return out
 
 # %% ../nbs/api/13_claims.ipynb #4baf2b50

@@ -7,10 +7,11 @@ __all__ = ['METHODS', 'Recipe', 'lr_at', 'augment', 'gather', 'Objective', 'PAR'
            'CleanCLIP', 'strong_augmentation', 'RoCLIP', 'fit']
 
 # %% ../nbs/api/06_cleaning.ipynb #dbd4532a
+import io
 import json
 import math
-import os
 import pickle
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from torchvision import transforms as T
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
-from .core import PRESETS, ParnbError, explain_os, progress
+from .core import PRESETS, ParnbError, progress, write_file
 from .data import Pairs
 from .losses import check_tau, clip_loss, par_loss, shared_target
 from .models import embed_texts, encode_text, normalise, pixels
@@ -351,8 +352,11 @@ def fit(objective: Objective,  # what is trained, in place
                 rows[-1] |= monitor(objective.model)
                 wrapped.train()
             if partial is not None and acc.is_main_process and not last and not pending and time.monotonic()-saved > save_seconds:
-                _keep(partial, objective, opt, rows)
                 saved = time.monotonic()
+                try: _keep(partial, objective, opt, rows)
+                except ParnbError as e:  # all that is lost is the way back
+                    print(f'WARNING: the state of {name} is not kept from here on: {e}', file=sys.stderr)
+                    partial = None
             bar.step(recipe.batch_size, f"loss {rows[-1]['loss']:.3f}" if rows else '')
     objective.eval()
     return pd.DataFrame(rows)
@@ -360,14 +364,9 @@ def fit(objective: Objective,  # what is trained, in place
 # %% ../nbs/api/06_cleaning.ipynb #ce997406
 def _keep(partial: Path, objective: nn.Module, opt, rows: list):
     "Put the state of a training on disk, whole or not at all."
-    tmp = partial.with_name(f'.tmp-{partial.name}')
-    try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(model=objective.state_dict(), opt=opt.state_dict(), rows=rows), tmp)
-        os.replace(tmp, partial)
-    except (OSError, RuntimeError) as e:
-        tmp.unlink(missing_ok=True)
-        raise explain_os(e.__cause__ if isinstance(e.__cause__, OSError) else e, partial) if isinstance(e, OSError) or isinstance(e.__cause__, OSError) else e
+    state = io.BytesIO()
+    torch.save(dict(model=objective.state_dict(), opt=opt.state_dict(), rows=rows), state)
+    write_file(partial, state.getvalue())
 
 def _restore(partial: Path | None, objective: nn.Module, opt) -> tuple[list, int]:
     "The rows so far and the next step; loads the state where there is one."

@@ -10,6 +10,7 @@ __all__ = ['app', 'Scale', 'Encoder', 'AttackName', 'Method', 'Tau', 'Seed', 'Ra
 # %% ../nbs/api/11_cli.ipynb #32b16fea
 import json
 import os
+import signal
 import sys
 from enum import Enum
 from pathlib import Path
@@ -113,13 +114,13 @@ def reproduce(scale: Scale = 'tiny',
               seeds: Annotated[Optional[str], typer.Option(help='Only these, separated by commas: 0,1.')] = None,
               dry_run: Annotated[bool, typer.Option('--dry-run', help='Say what would be computed, and how long it takes; compute nothing.')] = False,
               partition: Annotated[Optional[str], typer.Option(help="Slurm's partition.")] = None,
-              gpus: Annotated[int, typer.Option(help='GPUs a run, on Slurm.', min=0)] = 0):
+              gpus: Annotated[int, typer.Option(help='GPUs a run.', min=0)] = 0):
     "Compute what figures and tables lack, and draw them all."
     from parnb.experiments import reproduce as go
     try: chosen = [int(s) for s in seeds.split(',')] if seeds else None
     except ValueError: raise ParnbError(f"--seeds {seeds} is no list of whole numbers: write it as 0,1,2") from None
-    slurm = {k: v for k, v in dict(slurm_partition=partition, gpus_per_node=gpus).items() if v}
-    failed = go(scale, only, jobs, executor.value, chosen, dry_run, **slurm)
+    cluster = {k: v for k, v in dict(slurm_partition=partition, gpus_per_node=gpus).items() if v}
+    failed = go(scale, only, jobs, executor.value, chosen, dry_run, **cluster)
     if failed: raise ParnbError(f"{len(failed)} of the runs and notebooks failed, they are named above; what was finished is kept, run the same command again to go on")
 
 # %% ../nbs/api/11_cli.ipynb #c05a9c11
@@ -165,6 +166,8 @@ def _join_parameters(argv: list[str]) -> list[str]:
 def main():
     "The command line: one sentence for every failure that a user can mend."
     code = 1
+    def stop(*_): raise KeyboardInterrupt  # a cluster ends a job by SIGTERM: as Ctrl-C
+    signal.signal(signal.SIGTERM, stop)
     try:
         code = app(args=_join_parameters(sys.argv[1:]), standalone_mode=False) or 0
         if code == 130: raise KeyboardInterrupt  # which typer turns into a code

@@ -104,9 +104,9 @@ def explain_os(e: OSError,  # what the operating system said
                ) -> Exception:  # a `ParnbError` where there is something to mend, else `e`
     "Turn a full disk or a forbidden folder into one sentence. Source: ours."
     if e.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ParnbError(f"the disk that holds {path} is full: free some space or set PARNB_DATA to a folder on another disk, then run the same command again; what was finished is kept")
+        return ParnbError(f"the disk that holds {path} is full: free some space, or set PARNB_DATA (for figures and tables PARNB_FIGURES) to a folder on another disk, then run the same command again; what was finished is kept")
     if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ParnbError(f"{path} cannot be written: set PARNB_DATA to a folder you may write to")
+        return ParnbError(f"{path} cannot be written: set PARNB_DATA (for figures and tables PARNB_FIGURES) to a folder you may write to")
     return e
 
 # %% ../nbs/api/00_core.ipynb #32df337d
@@ -214,6 +214,7 @@ def execute_notebook(path: Path,  # a run notebook
     "Execute a notebook by papermill. Raises `ParnbError` with the notebook, its cell, the error and the executed notebook's place. Source: ours."
     import logging
     import papermill as pm
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     logging.getLogger('papermill').setLevel(logging.ERROR)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -221,3 +222,4 @@ def execute_notebook(path: Path,  # a run notebook
     except PapermillExecutionError as e:
         if e.ename == 'KeyboardInterrupt': raise KeyboardInterrupt from None
         raise ParnbError(e.evalue if e.ename == 'ParnbError' else f"cell {e.exec_count} of {path.name} failed with {e.ename}: {e.evalue.splitlines()[0] if e.evalue else ''}; the executed notebook with the traceback is {out}") from e
+    except DeadKernelError as e: raise ParnbError(f"the process that executed {path.name} died, most often for want of memory: close other programs, then run the same command again; what was executed is {out}") from e

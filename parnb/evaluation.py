@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .core import ParnbError, pick, progress
-from .data import PROMPTS, Pairs, article
+from .data import PROMPTS, Pairs, article, mentions
 from .models import embed_texts, normalise, pixels
 from .triggers import Trigger
 
@@ -101,7 +101,7 @@ def asr_text(emb: Tensor,  # [N, D]: triggered images
              k: int = 5,  # how many captions are looked at
              ) -> dict:  # value, n, ci
     "ASR-Text: of the triggered images that do not show the target, the share with its name among the first k captions. Source: paper.md 5; the released code counts the target's own images too."
-    named = torch.tensor([target in c for c in captions])
+    named = torch.tensor([mentions(c, target) for c in captions])
     return rate(named[(emb[torch.from_numpy(~shows)] @ txt.T).topk(k, dim=1).indices].any(1))
 
 # %% ../nbs/api/07_evaluation.ipynb #36731417

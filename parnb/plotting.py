@@ -6,7 +6,7 @@
 __all__ = ['COLOURS', 'MARKERS', 'HATCHES', 'WORDS', 'COLUMN', 'WIDE', 'SQUARE', 'ROW', 'COUNTERPART', 'LINES', 'SWEEPS',
            'set_style', 'save_fig', 'figure_name', 'drawn_from', 'published', 'fig_triggers', 'bare_pattern',
            'fig_patterns', 'fig_dynamics', 'fig_courses', 'fig_tsne', 'fig_dynamics_tsne', 'fig_planes', 'fig_outcome',
-           'fig_methods', 'fig_tradeoff', 'fig_rates', 'fig_lambda', 'tab_outcome']
+           'fig_methods', 'fig_tradeoff', 'fig_rates', 'fig_lambda']
 
 # %% ../nbs/api/10_plotting.ipynb #07c7d5cf
 import json
@@ -26,7 +26,6 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
 from .core import FIGS, ParnbError, explain_os, load_preset, pick, write_file
-from .experiments import make_run
 
 # %% ../nbs/api/10_plotting.ipynb #a5e51393
 COLOURS = dict(clean_accuracy='#0173b2', attack_success_rate='#d55e00', par='#029e73', cleanclip='#de8f05', roclip='#cc78bc', ft='#949494', none='k')
@@ -452,25 +451,3 @@ def fig_lambda(table: pd.DataFrame,  # of `gather`: method, lam, CA and ASR with
     keys = ax.get_legend_handles_labels()[0]+[Line2D([], [], color='0.3', lw=0.8, ls=(0, (1, 1.5)), label='both, before cleaning'+' (not run)'*(not len(before)))]
     ax.legend(handles=keys, loc='best', frameon=False)
     return ax
-
-# %% ../nbs/api/10_plotting.ipynb #cad24203
-def tab_outcome(table: pd.DataFrame,  # results: of `gather`, or all of a scale, of which the runs at the preset's own settings are shown
-                seed: int = 0,  # which seed to show
-                tau: float = 2.15,  # which threshold of PAR
-                ) -> str:  # Markdown
-    """CA and ASR with their intervals, a row for each encoder and attack, a column for each method; a cell that was not run stays empty.
-
-    Raises `ParnbError` where two results claim one cell. Source: ours."""
-    methods = dict(none='poisoned', ft='fine-tuning', par='PAR')
-    def cell(t, c): return f'**{100*t[c]:.1f}** [{100*t[c+"_low"]:.1f}, {100*t[c+"_high"]:.1f}]'
-    lines = ['| encoder | attack | '+' | '.join(f'{m}: CA | {m}: ASR' for m in methods.values())+' |', '|---|---'+'|---:'*2*len(methods)+'|']
-    if 'done' in table: table = table[table.done]
-    if table.index.name == 'key':  # a whole scale's results hold ablations and sweeps too: which is meant, the preset knows
-        cells = table[['scale', 'encoder', 'attack']].drop_duplicates().itertuples(index=False)
-        table = table[table.index.isin({make_run(*c, m, tau, seed).key for c in cells for m in methods})]
-    if len(table): table = table[(table.seed == seed) & (table.tau.isna() | (table.tau == tau)) & (table.attack != 'none') & ((table.target == 'banana') | table.target.isna())]
-    for (encoder, attack), group in table.groupby(['encoder', 'attack'], sort=True) if len(table) else ():
-        if (twice := group.method[group.method.isin(list(methods)) & group.method.duplicated()]).any(): raise ParnbError(f"several results are of {encoder}, {attack}, {twice.iloc[0]}: give only those that are meant, as gather(plan('tab01_main', seeds=[{seed}])) does")
-        by = {r.method: r for _, r in group.iterrows()}
-        lines.append(f'| {WORDS[encoder]} | {WORDS[attack]} | '+' | '.join(f"{cell(by[m], 'clean_accuracy')} | {cell(by[m], 'attack_success_rate')}" if m in by else ' | ' for m in methods)+' |')
-    return '\n'.join(lines)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from .core import ParnbError, pick, progress
-from .data import PROMPTS, TARGET, Pairs, article
+from .data import PROMPTS, TARGET, Pairs, article, mentions
 from .models import normalise, pixels
 from .triggers import Trigger, make_trigger, to_8bit
 
@@ -37,6 +37,7 @@ class Poisoning(BaseModel):
     @model_validator(mode='after')
     def _one_amount(self):
         if (self.rate is None) == (self.count is None): raise ParnbError("a poisoning needs either a rate or a count of poisoned pairs, not both and not neither")
+        if self.attack == 'badclip' and self.target != TARGET: raise ParnbError(f"the patch of badclip was optimised towards {TARGET!r}: choose that target, or another attack than badclip for {self.target!r}")
         self.trigger()
         return self
 
@@ -61,7 +62,7 @@ def poison_pairs(pairs: Pairs,  # N clean pairs
     Pairs that already show the target are left alone; a label-consistent attack puts triggered copies of them, under their own captions, in the place of others. Raises `ParnbError` for a target that is no concept of these pairs, or for no or too many poisoned pairs. Source: paper.md 3."""
     k, rng, side = poisoning.number(len(pairs)), np.random.default_rng([poisoning.seed, 7]), pairs.images.shape[1]
     if pairs.names: pick(poisoning.target, pairs.names, 'target')
-    shows = np.array([poisoning.target in c for c in pairs.captions])
+    shows = np.array([mentions(c, poisoning.target) for c in pairs.captions])
     if pairs.names: shows |= pairs.labels == pairs.names.index(poisoning.target)
     free = np.flatnonzero(~shows)
     if len(free) < k: raise ParnbError(f"only {len(free)} of {len(pairs)} pairs do not show {poisoning.target!r} already, {k} were to be poisoned: lower the rate")

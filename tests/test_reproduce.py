@@ -42,7 +42,7 @@ def test_dry_run_computes_nothing(tmp_path):
     "It says how many runs are missing, names them, and leaves nothing behind."
     p = parnb(tmp_path, 'reproduce', '--only', 'tab05', '--dry-run')
     assert p.returncode == 0, p.stderr
-    assert '0 on file' in p.stdout and 'minutes' in p.stdout and 'rn badnet_stripes rate 0.05 par tau 2.15 seed 0' in p.stdout
+    assert '0 on file' in p.stdout and 'minutes' in p.stdout and 'rn badnet_stripes rate 0.05 par tau 2.15 24576 pairs seed 0 [' in p.stdout
     assert not (tmp_path/'artifacts').exists()
 
 

@@ -294,6 +294,7 @@ def measure(run: Run,  # what to measure
             ) -> dict:  # one tidy row; rates in [0, 1]
     """Measure a run, making what is missing, and file the row in data/results/SCALE.csv where it is the first of its run.
 
+    `training_seconds` is the wall time of the last training, on a machine that may have done other things besides; of one that was interrupted, of its last part. What methods cost is measured by benchmarks/cost.py.
     Without `fresh`, a row that is on file is returned as it is. Raises `ParnbError` for a damaged file, naming its row. Source: paper.md 5."""
     table = results(run.scale)
     if not fresh and run.key in table.index: return {'key': run.key, **_plain(table.loc[run.key])}

@@ -88,11 +88,12 @@ def test_two_processes_one_works(drawn, undisturbed):
     assert len(list((drawn/'artifacts').glob('poisoned-*'))) == 1
 
 
-def test_ctrl_c(drawn):
-    "An interrupt ends with one sentence and code 130, and leaves nothing half-written."
+@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c(drawn, how):
+    "An interrupt, or the end of a cluster's job, ends with one sentence and code 130, and leaves nothing half-written."
     p = subprocess.Popen([PARNB, *MEASURE], env=env(drawn), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not list((drawn/'artifacts').glob('.tmp-poisoned*')): time.sleep(0.01)
-    p.send_signal(signal.SIGINT)
+    p.send_signal(how)
     _, err = p.communicate(timeout=60)
     assert p.returncode == 130 and 'run the same command again' in err and 'Traceback' not in err
     assert not list(drawn.rglob('.tmp-*'))
@@ -141,6 +142,11 @@ def test_truncated_weights(undisturbed, tmp_path):
     (['run', '03_par_clean', '-p', 'tau', '9'], ['(0, 4]']),
 ])
 def test_mistakes_are_one_sentence(tmp_path, args, words): sentence(parnb(tmp_path, *args), *words)
+
+
+def test_torchrun(tmp_path):
+    "Several processes of one training would wait for each other: it is said instead."
+    sentence(parnb(tmp_path, *MEASURE, WORLD_SIZE='2'), 'torchrun', 'parnb reproduce --jobs')
 
 
 def test_papermill_as_users_type_it(undisturbed):

@@ -30,7 +30,7 @@ from .core import FIGS, ParnbError, explain_os, load_preset, pick, write_file
 # %% ../nbs/api/10_plotting.ipynb #a5e51393
 COLOURS = dict(clean_accuracy='#0173b2', attack_success_rate='#d55e00', par='#029e73', cleanclip='#de8f05', roclip='#cc78bc', ft='#949494', none='k')
 MARKERS = dict(clean_accuracy='o', attack_success_rate='s', par='^', cleanclip='D', roclip='P', ft='v', none='x')
-HATCHES = dict(none='', roclip='xxxxx', cleanclip='/////', par='')
+HATCHES = dict(none='', ft='.....', roclip='xxxxx', cleanclip='/////', par='')
 WORDS = dict(clean_accuracy='clean accuracy', attack_success_rate='attack success rate', par='PAR', cleanclip='CleanCLIP', roclip='RoCLIP', ft='fine-tuning', none='poisoned',
              badnet_rand='BadNet-Rand', badnet_stripes='BadNet-Stripes', blended_rand='Blended-Rand', blended_stripes='Blended-Stripes',
              blended_triangles='Blended-Triangles', blended_text='Blended-Text', wanet='WaNet', sig='SIG', badclip='BadCLIP', rn='ResNet', vit='ViT')
@@ -327,17 +327,18 @@ def fig_methods(table: pd.DataFrame,  # of `gather`: attack, method, seed, CA an
                 known: pd.DataFrame | None = None,  # published outcomes of one encoder: attack, method, attack_success_rate
                 fig: Figure | None = None,  # draw into it
                 ) -> Figure:
-    "CA above, ASR below, for each attack: poisoned, RoCLIP, CleanCLIP, PAR. Source: ours, after the paper's figure 1."
+    "CA above, ASR below, for each attack: poisoned, then cleaned by each method that the table has. Source: ours, after the paper's figure 1, which has no plain fine-tuning."
     fig = fig or plt.figure(figsize=(6.75, 3.7))
-    axes, methods, step = fig.subplots(2, 1, sharex=True), ('none', 'roclip', 'cleanclip', 'par'), 0.235
+    axes, methods = fig.subplots(2, 1, sharex=True), [m for m in HATCHES if m in ('none', 'roclip', 'cleanclip', 'par') or (table.method == m).any()]
+    step, middle = 0.94/len(methods), (len(methods)-1)/2
     attacks = [a for a in WORDS if a != 'none' and (table.attack == a).any()]
     cells = {k: g[g.done] for k, g in table.groupby(['attack', 'method'])}
     for ax, col in zip(axes, ('clean_accuracy', 'attack_success_rate')):
         for i, a in enumerate(attacks):
             got = {m: cells.get((a, m), table[:0]) for m in methods}
             for j, m in enumerate(methods):
-                x = i+step*(j-1.5)-0.02
-                if len(got[m]): _bar(ax, x, got[m], col, m, 0.15)
+                x = i+step*(j-middle)-0.02
+                if len(got[m]): _bar(ax, x, got[m], col, m, 0.64*step)
                 elif any(map(len, got.values())): _not_run(ax, x, 2, rotation=90, va='bottom', fontsize=6, transform=ax.transData)
             if not any(map(len, got.values())): _not_run(ax, i, 2, va='bottom', transform=ax.transData)
         ax.set(ylim=(0, 104), yticks=range(0, 101, 20), ylabel=f"{WORDS[col]} (%)\nbetter {'↑' if col == 'clean_accuracy' else '↓'}", xlim=(-0.55, len(attacks)-0.45))
@@ -353,7 +354,7 @@ def fig_methods(table: pd.DataFrame,  # of `gather`: attack, method, seed, CA an
     if known is not None and len(known):
         known = known[known.attack.isin(attacks) & known.method.isin(methods)]
         for r in known.itertuples():
-            axes[1].plot(attacks.index(r.attack)+step*(methods.index(r.method)-1.5)+0.09, 100*r.attack_success_rate, MARKERS[r.method], mfc='w', mec=COLOURS[r.method], mew=0.8, ms=3.6, clip_on=False, zorder=4)
+            axes[1].plot(attacks.index(r.attack)+step*(methods.index(r.method)-middle+0.38), 100*r.attack_success_rate, MARKERS[r.method], mfc='w', mec=COLOURS[r.method], mew=0.8, ms=3.6, clip_on=False, zorder=4)
         keys.append(tuple(Line2D([], [], ls='', marker=MARKERS[m], mfc='w', mec=COLOURS[m], mew=0.8, ms=3.6) for m in methods if (known.method == m).any()))
         labels.append('published'+f" ({known.encoder.iloc[0]})"*('encoder' in known))
         handlers[tuple] = HandlerTuple(ndivide=None, pad=0.4)
@@ -395,11 +396,12 @@ def fig_tradeoff(table: pd.DataFrame,  # of `gather`: method, lam, tau, pairs, C
     pairs = table['pairs'].fillna('real') if 'pairs' in table else pd.Series('real', table.index)
     ours, theirs = axes
     before, labels = table[(table.method == 'none') & table.done], []
-    _marked(ours, before, 'clean_accuracy', ls='', marker='x', color='k', mew=1.2, label=WORDS['none'])
-    for method, source, by, style, marker, name in SWEEPS:
-        t = table[(table.method == method) & (pairs == source) & table.done].sort_values(by)
-        _marked(ours, t, 'clean_accuracy', ls=style, lw=1, marker=marker, color=COLOURS[method], label=name)
-        labels += [(100*r.clean_accuracy, 100*r.attack_success_rate, f'{getattr(r, by):g}', COLOURS[method]) for r in t.itertuples()]
+    sweeps = [(s, table[(table.method == s[0]) & (pairs == s[1]) & table.done].sort_values(s[2])) for s in SWEEPS]
+    def draw(ax):
+        _marked(ax, before, 'clean_accuracy', ls='', marker='x', color='k', mew=1.2, label=WORDS['none'])
+        for (method, _, _, style, marker, name), t in sweeps: _marked(ax, t, 'clean_accuracy', ls=style, lw=1, marker=marker, color=COLOURS[method], label=name)
+    draw(ours)
+    for (method, _, by, *_), t in sweeps: labels += [(100*r.clean_accuracy, 100*r.attack_success_rate, f'{getattr(r, by):g}', COLOURS[method]) for r in t.itertuples()]
     for curve, (method, marker) in {'poisoned': ('none', 'x'), 'CleanCLIP': ('cleanclip', 'D'), 'PAR, CC3M': ('par', '^'), 'PAR, SynC': ('par', 'v')}.items() if known is not None else ():
         k = known[known.curve == curve]
         theirs.plot(100*k.clean_accuracy, 100*k.attack_success_rate, ls='', marker=marker, mfc='w', mec=COLOURS[method], mew=1.2 if marker == 'x' else 0.8, ms=4.5, label=curve)
@@ -410,6 +412,16 @@ def fig_tradeoff(table: pd.DataFrame,  # of `gather`: method, lam, tau, pairs, C
     for ax in axes:
         low, high = ax.dataLim.intervalx
         if high > low: ax.set_xlim(low-0.08*(high-low), min(100.5, high+0.08*(high-low)))
+    par = np.array([l[:2] for l in labels if l[3] == COLOURS['par']]).reshape(-1, 2)
+    if len(par) > 1 and np.ptp(par[:, 1]) < 15 and np.ptp(par[:, 0]) < 0.15*np.ptp(ours.get_xlim()):  # too close to be told apart
+        draw(inset := ours.inset_axes((0.1, 0.25, 0.6, 0.58)))
+        (x, y), (x2, y2) = par.min(0), par.max(0)
+        inset.set(xlim=(x-1.5, x2+1.5), ylim=(max(-1, y-4), y2+4))
+        inset.tick_params(labelsize=6)
+        ours.indicate_inset_zoom(inset, edgecolor='0.6', lw=0.6)
+        near = [l for l in labels if x-1.5 < l[0] < x2+1.5 and y-4 < l[1] < y2+4]
+        labels = [l for l in labels if l not in near]
+        _write_beside(inset, near)
     if labels: _write_beside(ours, labels)
     return axes
 

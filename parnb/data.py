@@ -264,5 +264,5 @@ def from_dataset(ds,  # a `datasets.Dataset` (or any sequence of dicts) with an 
     concept = getattr(ds, 'features', {}).get('concept') if 'concept' in columns else None
     names = tuple(getattr(concept, 'names', None) or ())
     labels = np.asarray(ds['concept'], np.int64) if names else np.full(len(ds), -1)
-    ids = np.asarray(ds['id'], np.int64) if 'id' in columns else np.arange(len(ds))
+    ids = np.asarray(ds['id'] if hasattr(ds, 'column_names') else [row['id'] for row in ds], np.int64) if 'id' in columns else np.arange(len(ds))
     return Pairs(images, captions, ids, labels, 'dataset', names)

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .cleaning import Recipe
-from .core import PRETRAINED, ParnbError, content_key, explain_os, file_sha256, locked, progress, write_file
+from .core import RUNS, ParnbError, content_key, explain_os, file_sha256, locked, progress, write_file
 from .data import GROUNDS, NAMES, RELATIONS, SIZE, Pairs, article, from_dataset, mentions
 from .evaluation import embed_images
 from .models import embed_texts, load_clip, pixels
@@ -172,7 +172,7 @@ class TextToImage:
         return np.stack([np.asarray(im.convert('RGB').resize((self.size, self.size), Image.Resampling.BOX)) for im in made])
 
 # %% ../nbs/api/08_synthetic.ipynb #fb17dfd5
-DRAWER = PRETRAINED/'tiny-diffusion'
+DRAWER = RUNS/'tiny-diffusion'  # where nbs/05_train_diffusion.ipynb puts it
 
 @torch.no_grad()
 def text_states(model: nn.Module,  # a small CLIP in eval mode
@@ -282,9 +282,9 @@ class Drawer:
         from diffusers import AutoencoderKL, UNet2DConditionModel
         folder = Path(folder)
         try: record = json.loads((folder/'record.json').read_text(encoding='utf-8'))
-        except FileNotFoundError: raise ParnbError(f"{folder/'record.json'} is missing: restore the folder with `git checkout data/pretrained`, or make it with nbs/05_train_diffusion.ipynb") from None
+        except FileNotFoundError: raise ParnbError(f"{folder/'record.json'} is missing: make the weights with nbs/05_train_diffusion.ipynb, or give the folder they are in") from None
         for name, sha in record['sha256'].items():
-            if file_sha256(folder/name) != sha: raise ParnbError(f"{folder/name} is truncated or altered (its checksum is not the one in record.json): restore it with `git checkout data/pretrained`")
+            if file_sha256(folder/name) != sha: raise ParnbError(f"{folder/name} is truncated or altered (its checksum is not the one in record.json): restore it, or train it anew with nbs/05_train_diffusion.ipynb")
         self.vae, self.unet = (c.from_pretrained(folder/n).float().eval() for c, n in ((AutoencoderKL, 'vae'), (UNet2DConditionModel, 'unet')))
         self.clip, _, self.tokenizer = load_clip(record['text'], 'emoji')
         self.steps, self.guidance = steps, guidance

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BPE', 'TINY', 'compact_merges', 'tiny_tokenizer', 'load_clip', 'save_tensors', 'save_clip', 'pixels', 'normalise',
-           'encode_text', 'embed_texts']
+           'text_states', 'encode_text', 'embed_texts']
 
 # %% ../nbs/api/02_models.ipynb #1160bb81
 import errno
@@ -140,17 +140,23 @@ def normalise(x: Tensor,  # [N, 3, H, W] in [0, 1]
     return (x-mean)/std
 
 # %% ../nbs/api/02_models.ipynb #ba47a91d
+def text_states(model: nn.Module,  # an open_clip model with a causal text tower
+                tokens: Tensor,  # int64 [N, L]
+                ) -> tuple[Tensor, Tensor]:  # [N, l, W], the tower's last layer, cut to the longest text of the batch; bool [N, l], true up to each end token
+    "Read texts token by token. Source: ours, after open_clip."
+    end = tokens.argmax(dim=-1)
+    length, dtype = int(end.max())+1, model.transformer.get_cast_dtype()
+    x = model.token_embedding(tokens[:, :length]).to(dtype)+model.positional_embedding[:length].to(dtype)
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    return x, torch.arange(length, device=x.device) <= end[:, None]
+
 def encode_text(model: nn.Module,  # an open_clip model
                 tokens: Tensor,  # int64 [N, L]
                 ) -> Tensor:  # [N, D], not normalised
     "Encode texts, cut to the longest of the batch where that changes nothing: a causal mask, and pooling at the end token. Source: ours, after open_clip."
     if getattr(model, 'attn_mask', None) is None or getattr(model, 'text_pool_type', None) != 'argmax': return model.encode_text(tokens)
-    end = tokens.argmax(dim=-1)
-    tokens = tokens[:, :int(end.max())+1]
-    length, dtype = tokens.shape[1], model.transformer.get_cast_dtype()
-    x = model.token_embedding(tokens).to(dtype)+model.positional_embedding[:length].to(dtype)
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    x = x[torch.arange(len(x), device=x.device), end]
+    x, mask = text_states(model, tokens)
+    x = x[torch.arange(len(x), device=x.device), mask.sum(1)-1]
     p = model.text_projection
     return x if p is None else p(x) if isinstance(p, nn.Linear) else x @ p
 

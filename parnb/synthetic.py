@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROMPT', 'DRAWER', 'grammar_captions', 'tidy', 'LanguageModel', 'counts_of', 'balance', 'write_captions',
-           'TextToImage', 'text_states', 'Squeeze', 'blocks', 'encode_scenes', 'decode_scenes', 'Denoise', 'sample',
-           'Drawer', 'save_drawer', 'draw_pairs', 'read_manifest', 'read_shards', 'clip_score', 'gate']
+           'TextToImage', 'Squeeze', 'blocks', 'encode_scenes', 'decode_scenes', 'Denoise', 'sample', 'Drawer',
+           'save_drawer', 'draw_pairs', 'read_manifest', 'read_shards', 'clip_score', 'gate']
 
 # %% ../nbs/api/08_synthetic.ipynb #9a90cd33
 import io
@@ -27,7 +27,7 @@ from .cleaning import Recipe
 from .core import RUNS, ParnbError, content_key, explain_os, file_sha256, locked, progress, write_file
 from .data import GROUNDS, NAMES, RELATIONS, SIZE, Pairs, article, from_dataset, mentions
 from .evaluation import embed_images
-from .models import embed_texts, load_clip, pixels
+from .models import embed_texts, load_clip, pixels, text_states
 
 # %% ../nbs/api/08_synthetic.ipynb #4fcfb7f4
 _FRAMES = ('{x}', 'look, {x}', 'here is {x}', 'one can see {x}', '{x} can be seen here', 'a drawing of {x}', 'a painting of {x}', 'a view of {x}', 'this photo shows {x}', 'the picture shows {x}',
@@ -82,7 +82,7 @@ class LanguageModel:
         self.batch_size, self.tries, self.sampling = batch_size, tries, dict(temperature=temperature, top_p=top_p)
 
     def __call__(self, concepts: Sequence[str], seed: int = 0) -> list[str]:
-        "A caption for each concept; those for which no try succeeds are left out, and how many is said."
+        "A caption for each concept; those for which no try succeeds are left out."
         out: dict[int, str] = {}
         torch.manual_seed(seed)
         with progress('writing captions', len(concepts), 'captions') as bar:
@@ -173,17 +173,6 @@ class TextToImage:
 
 # %% ../nbs/api/08_synthetic.ipynb #fb17dfd5
 DRAWER = RUNS/'tiny-diffusion'  # where nbs/05_train_diffusion.ipynb puts it
-
-@torch.no_grad()
-def text_states(model: nn.Module,  # a small CLIP in eval mode
-                tokens: Tensor,  # int64 [N, L]
-                ) -> tuple[Tensor, Tensor]:  # float [N, l, W], the text tower's last layer, cut to the longest text; bool [N, l], true up to the end token
-    "What a text-to-image model reads of a caption. Source: ours, after open_clip."
-    end = tokens.argmax(1)
-    l = int(end.max())+1
-    x = model.token_embedding(tokens[:, :l])+model.positional_embedding[:l]
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:l, :l]))
-    return x, torch.arange(l, device=tokens.device) <= end[:, None]
 
 class Squeeze(nn.Module):
     "Train an autoencoder of scenes: absolute error, and a whisper of a prior. For `fit`. Source: ours, after latent diffusion."
@@ -333,7 +322,7 @@ def draw_pairs(captions: Sequence[str],  # N
 
     Raises `ParnbError` for an empty or too long caption before anything is drawn, for a folder that holds something else, and on a full disk. Source: ours, in WebDataset's format."""
     folder, about = Path(folder), getattr(draw, 'about', {})
-    length, longest = getattr(draw, 'length', lambda t: 0), getattr(draw, 'longest', 0)
+    length, longest = getattr(draw, 'length', lambda t: 0), getattr(draw, 'longest', np.inf)
     for i, c in enumerate(captions):
         if not c.strip(): raise ParnbError(f"caption {i} is empty: remove it, or write one")
         if length(c) > longest: raise ParnbError(f"caption {i} has {length(c)} tokens, the model reads {longest}: shorten {c[:60]!r}…")

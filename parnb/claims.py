@@ -152,13 +152,19 @@ def verdict(cases: Sequence[Case],  # of one claim
     if not any(h is not None for h in held): return 'not run'
     return 'reproduced' if all(held) else 'partly' if any(held) else 'not reproduced'
 
+def _where(rows: pd.DataFrame, **settings) -> pd.DataFrame:
+    "The models before cleaning, and of the cleaned ones those with such settings: real pairs, where a claim does not name others."
+    for k, v in settings.items():
+        if k in rows: rows = rows[(rows.method == 'none') | (rows[k].fillna('real') == v if k == 'pairs' else rows[k] == v)]
+    return rows
+
 def tab_claims(gathered: Mapping[str, pd.DataFrame],  # name of a plan -> its rows
                ) -> pd.DataFrame:  # one row a claim
     "Judge each claim of presets/claims.json. Source: ours; the published numbers are paper.md's, with its marks."
     out = []
     for c in load_preset('claims')['claims']:
         parts = [gathered[p] for p in c.get('plans', ()) if len(gathered.get(p, ()))]
-        cases = JUDGES[c['judge']](pd.concat(parts, ignore_index=True).drop_duplicates('key'), **c.get('with', {})) if parts else []
+        cases = JUDGES[c['judge']](_where(pd.concat(parts, ignore_index=True).drop_duplicates('key'), **dict(pairs='real') | c.get('where', {})), **c.get('with', {})) if parts else []
         shown, gaps = [x for x in cases if x.holds is not None], {}
         for x in cases:
             if x.holds is None: gaps.setdefault(x.says, []).append(x.name)

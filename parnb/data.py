@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONCEPTS', 'NAMES', 'STYLES', 'TARGET', 'SIZE', 'GROUNDS', 'RELATIONS', 'ONE', 'TWO', 'PROMPTS', 'SPLITS', 'CARD',
-           'sprite', 'article', 'mentions', 'Split', 'draw_scene', 'Pairs', 'scenes', 'corpus_id', 'to_dataset',
-           'from_dataset']
+           'sprite', 'article', 'mentions', 'Split', 'draw_scene', 'Pairs', 'scenes', 'concat', 'open_pairs',
+           'save_pairs', 'corpus_id', 'to_dataset', 'from_dataset']
 
 # %% ../nbs/api/01_data.ipynb #39a052ad
 import hashlib
@@ -13,7 +13,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
@@ -176,11 +176,37 @@ def scenes(split: str,  # a name in `SPLITS`
     if not (path/'pairs.json').exists():
         with locked(path):
             if not (path/'pairs.json').exists(): _render(split, count, path, workers)
+    return open_pairs(path, split)
+
+def concat(parts: Sequence[Pairs],  # one at least
+           name: str = 'pairs',  # what they are called together
+           ) -> Pairs:  # in memory
+    "Put pairs one after the other; each keeps its id. Source: ours."
+    return Pairs(np.concatenate([p.images for p in parts]), [c for p in parts for c in p.captions], np.concatenate([p.ids for p in parts]), np.concatenate([p.labels for p in parts]), name, parts[0].names)
+
+def open_pairs(path: Path,  # a folder in the cache, of `save_pairs`
+               name: str = 'pairs',  # what the pairs are called
+               ) -> Pairs:  # memory-mapped
+    "Read cached pairs, checked against their checksum. Raises `ParnbError` where they are damaged. Source: ours."
     meta = json.loads((path/'pairs.json').read_text(encoding='utf-8'))
     if file_sha256(path/'images.npy') != meta['sha256']:
-        raise ParnbError(f"the checksum of {path/'images.npy'} does not match: the cached scenes are damaged, delete the folder {path} and run again")
-    captions = meta['captions'] if s.captions > 1 else [c[0] for c in meta['captions']]
-    return Pairs(np.load(path/'images.npy', mmap_mode='r'), captions, np.arange(count), np.asarray(meta['labels']), split, tuple(NAMES))
+        raise ParnbError(f"the checksum of {path/'images.npy'} does not match: the cached pairs are damaged, delete the folder {path} and run again")
+    captions = [c[0] if len(c) == 1 else c for c in meta['captions']]
+    return Pairs(np.load(path/'images.npy', mmap_mode='r'), captions, np.arange(len(captions)), np.asarray(meta['labels']), name, tuple(NAMES))
+
+def save_pairs(folder: Path,  # an existing folder
+               count: int,  # how many pairs will come
+               parts: Iterable[tuple[np.ndarray, list, list]],  # pieces of them: uint8 [n, SIZE, SIZE, 3], n lists of captions, n labels
+               ) -> None:
+    "Write pairs piece by piece, in the form that `open_pairs` reads: the memory holds one piece at a time. Source: ours."
+    captions, labels = [], []
+    with open(folder/'images.npy', 'wb') as f:  # written in order: a memory map would die of a full disk instead of saying so
+        np.lib.format.write_array_header_2_0(f, dict(descr='|u1', fortran_order=False, shape=(count, SIZE, SIZE, 3)))
+        for x, c, y in parts:
+            f.write(x.tobytes())
+            captions += c
+            labels += y
+    (folder/'pairs.json').write_text(json.dumps(dict(sha256=file_sha256(folder/'images.npy'), captions=captions, labels=labels), ensure_ascii=False), encoding='utf-8')
 
 def _corpus() -> dict:
     "What a scene is made of."
@@ -207,17 +233,13 @@ def _render(split: str, n: int, path: Path, workers: int | None):
     from joblib.externals.loky import get_reusable_executor
     from parnb.data import _draw_many  # by name, so that a worker imports the module even when this runs in the notebook itself
     bounds = [(a, min(a+256, n)) for a in range(0, n, 256)]
-    captions, labels = [], []
     with new_folder(path) as tmp, progress(f'drawing {split} scenes', n, 'scenes') as bar:
-        with open(tmp/'images.npy', 'wb') as f:  # written in order: a memory map would die of a full disk instead of saying so
-            np.lib.format.write_array_header_2_0(f, dict(descr='|u1', fortran_order=False, shape=(n, SIZE, SIZE, 3)))
-            for (a, b), (x, c, y) in zip(bounds, Parallel(n_jobs=workers or os.cpu_count(), return_as='generator')(delayed(_draw_many)(split, a, b) for a, b in bounds)):
-                f.write(x.tobytes())
-                captions += c
-                labels += y
-                bar.step(b-a)
+        def drawn():
+            for part in Parallel(n_jobs=workers or os.cpu_count(), return_as='generator')(delayed(_draw_many)(split, a, b) for a, b in bounds):
+                yield part
+                bar.step(len(part[1]))
+        save_pairs(tmp, n, drawn())
         get_reusable_executor().shutdown()  # idle workers hold memory for minutes, and a forked parent, such as nbdev_test's, waits for them at its end
-        (tmp/'pairs.json').write_text(json.dumps(dict(sha256=file_sha256(tmp/'images.npy'), captions=captions, labels=labels), ensure_ascii=False), encoding='utf-8')
 
 # %% ../nbs/api/01_data.ipynb #0d50dd89
 CARD = """A corpus of small scenes: one or two emoji on a coloured ground, with an English caption for each.

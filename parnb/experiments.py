@@ -37,6 +37,7 @@ from .evaluation import asr_text, attack_success_rate, clean_accuracy, embed_ima
 from .losses import check_tau
 from .models import embed_texts, load_clip, save_clip, save_tensors
 from .poisoning import Poisoning, poison_pairs
+from .synthetic import synthetic_id, synthetic_pairs
 from .triggers import PATCHES, TRIGGERS, make_trigger
 
 # %% ../nbs/api/09_experiments.ipynb #831fd1e3
@@ -48,7 +49,7 @@ class Cleaning(BaseModel):
     tau: float | None = None            # PAR's threshold, in (0, 4]
     lam: float | None = Field(None, ge=0)  # CleanCLIP's lambda, the weight of its in-modal term, ≥ 0
     pool: int | None = Field(None, ge=1)   # RoCLIP's pool: how many captions
-    pairs: Literal['real'] = 'real'     # what it is cleaned with
+    pairs: Literal['real', 'synthetic'] = 'real'  # what it is cleaned with
     count: int = Field(12_288, gt=0)    # how many pairs
 
 class Attack(BaseModel):
@@ -86,7 +87,9 @@ class Run(BaseModel):
     @property
     def cleaned_key(self) -> str:
         "Names the model that is measured."
-        return content_key(dict(start=self.poisoned_key, cleaning=self.cleaning.model_dump(), seed=self.seed)) if self.cleaning else self.poisoned_key
+        if not self.cleaning: return self.poisoned_key
+        made = dict(synthetic=synthetic_id()) if self.cleaning.pairs == 'synthetic' else {}
+        return content_key(dict(start=self.poisoned_key, cleaning=self.cleaning.model_dump(), seed=self.seed, **made))
 
     @property
     def key(self) -> str:
@@ -128,6 +131,7 @@ def make_run(scale: str = 'tiny',  # a preset: which models, data and recipes
              strength: dict[str, float] | None = None,  # settings of the trigger, over the preset's
              recipe: dict[str, Any] | None = None,  # settings of the cleaning recipe, over the preset's
              lam: float | None = None,  # CleanCLIP's lambda; the preset's by default
+             pairs: str = 'real',  # "real", or "synthetic": what to clean with
              clean_count: int | None = None,  # how many pairs to clean with; the preset's by default
              mode: str = 'dirty',  # "dirty", or "label_consistent": how pairs are poisoned
              push: float | None = None,  # the attacker's own tau, in (0, 4]; None: an attacker who does not know PAR
@@ -139,6 +143,7 @@ def make_run(scale: str = 'tiny',  # a preset: which models, data and recipes
     preset = load_preset(pick(scale, ['tiny'], 'scale'))
     pick(encoder, preset['encoders'], 'encoder')
     pick(method, ['none', *preset['cleaning']], 'method')
+    pick(pairs, ['real', 'synthetic'], 'pairs')
     check_tau(tau)
     if push is not None: check_tau(push)
     if lam is not None and method != 'cleanclip': raise ParnbError(f"lambda {lam:g} is CleanCLIP's: leave it out with the method {method!r}")
@@ -155,7 +160,7 @@ def make_run(scale: str = 'tiny',  # a preset: which models, data and recipes
         if method != 'none':
             own = preset['cleaning'][method]
             c = Cleaning(method=method, recipe={**own.get('recipe', {}), **own.get('encoders', {}).get(encoder, {}), **(recipe or {}), **small}, tau=tau if method == 'par' else None, lam=(own.get('lam', 1.) if lam is None else lam) if method == 'cleanclip' else None,
-                         pool=own.get('pool') if method == 'roclip' else None, count=count or clean_count or preset['pairs']['clean'])
+                         pool=own.get('pool') if method == 'roclip' else None, pairs=pairs, count=count or clean_count or preset['pairs']['clean'])
         return Run(scale=scale, encoder=encoder, attack=a, cleaning=c, seed=seed, images=260 if smoke else preset['images'], after=after, head=head)
     except ValidationError as e:
         first = e.errors()[0]
@@ -243,7 +248,8 @@ def cleaned_clip(run: Run,  # whose cleaning to carry out
     def build(folder, partial):
         c, name = run.cleaning, load_preset(run.scale)['encoders'][run.encoder]['model']
         model, _, tokenizer = load_clip(start)
-        log = fit(objective_of(c, model, start), scenes('clean', c.count), tokenizer, c.recipe, seed=run.seed, name=f'cleaning with {c.method}', monitor=_monitor(run, tokenizer), every=25 if c.method == 'par' else 100, partial=partial)
+        pairs = synthetic_pairs(c.count) if c.pairs == 'synthetic' else scenes('clean', c.count)
+        log = fit(objective_of(c, model, start), pairs, tokenizer, c.recipe, seed=run.seed, name=f'cleaning with {c.method}', monitor=_monitor(run, tokenizer), every=25 if c.method == 'par' else 100, partial=partial)
         was = dict(was_backdoored=run.attack.poisoning.target) if run.attack else {}
         sha = save_clip(model, folder, name, cleaned_with=c.method, **was)
         log.to_csv(folder/'log.csv', index=False)

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'HATCHES', 'WORDS', 'COLUMN', 'WIDE', 'SQUARE', 'ROW', 'COUNTERPART', 'LINES', 'SWEEPS',
            'set_style', 'save_fig', 'figure_name', 'drawn_from', 'published', 'fig_triggers', 'bare_pattern',
-           'fig_patterns', 'fig_dynamics', 'fig_courses', 'fig_tsne', 'fig_dynamics_tsne', 'fig_planes', 'fig_outcome',
-           'fig_methods', 'fig_tradeoff', 'fig_rates', 'fig_lambda']
+           'fig_patterns', 'fig_pairs', 'fig_dynamics', 'fig_courses', 'fig_tsne', 'fig_dynamics_tsne', 'fig_planes',
+           'fig_outcome', 'fig_methods', 'fig_tradeoff', 'fig_rates', 'fig_lambda']
 
 # %% ../nbs/api/10_plotting.ipynb #07c7d5cf
 import json
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib as mpl
@@ -154,6 +155,22 @@ def fig_patterns(clean: np.ndarray,  # float [K, H, W, 3] in [0, 1]: K clean ima
         for ax, x in zip(row, (clean, *triggered.values())): ax.imshow(x[i], interpolation='nearest')
     for ax in fig.axes: _bare(ax)
     return fig
+
+# %% ../nbs/api/10_plotting.ipynb #e98c2a86
+def fig_pairs(images: np.ndarray,  # uint8 [N, H, W, 3]
+              captions: Sequence[str],  # N
+              columns: int = 8,  # images a row
+              titles: Sequence[str] = (),  # of the rows, if any
+              ) -> np.ndarray:  # axes [rows, columns]
+    "Images under their captions, row by row. Source: ours."
+    rows = -(-len(images)//columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(WIDE, 1.15*rows), layout='constrained', squeeze=False)
+    for ax in axes.flat: _bare(ax)
+    for ax, x, c in zip(axes.flat, images, captions):
+        ax.imshow(x, interpolation='nearest')
+        ax.set_title(textwrap.fill(c, 22), fontsize=4.5, pad=2)
+    for ax, t in zip(axes[:, 0], titles): ax.set_ylabel(t)
+    return axes
 
 # %% ../nbs/api/10_plotting.ipynb #997d4c5f
 def _smooth(log: pd.DataFrame) -> pd.DataFrame:

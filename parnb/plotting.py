@@ -164,7 +164,7 @@ def fig_pairs(images: np.ndarray,  # uint8 [N, H, W, 3]
               ) -> np.ndarray:  # axes [rows, columns]
     "Images under their captions, row by row. Source: ours."
     rows = -(-len(images)//columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(WIDE, 1.15*rows), layout='constrained', squeeze=False)
+    fig, axes = plt.subplots(rows, columns, figsize=(WIDE[0], 1.15*rows), layout='constrained', squeeze=False)
     for ax in axes.flat: _bare(ax)
     for ax, x, c in zip(axes.flat, images, captions):
         ax.imshow(x, interpolation='nearest')

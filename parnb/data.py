@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONCEPTS', 'NAMES', 'STYLES', 'TARGET', 'SIZE', 'GROUNDS', 'RELATIONS', 'ONE', 'TWO', 'PROMPTS', 'SPLITS', 'CARD',
            'sprite', 'article', 'mentions', 'Split', 'draw_scene', 'Pairs', 'scenes', 'concat', 'open_pairs',
-           'save_pairs', 'corpus_id', 'to_dataset', 'from_dataset']
+           'save_pairs', 'corpus_id', 'to_dataset', 'square', 'from_dataset']
 
 # %% ../nbs/api/01_data.ipynb #39a052ad
 import hashlib
@@ -263,6 +263,15 @@ def to_dataset(pairs: Pairs,  # any pairs
     return ds
 
 # %% ../nbs/api/01_data.ipynb #a07aceec
+def square(im: Image.Image,  # of any size and mode
+           size: int,  # px
+           ) -> np.ndarray:  # uint8 [size, size, 3]
+    "Resize the shorter side (bicubic) and cut out the centre, as open_clip does for evaluation. Source: open_clip."
+    im, k = im.convert('RGB'), size/min(im.size)
+    if k != 1: im = im.resize((max(size, round(im.width*k)), max(size, round(im.height*k))), Image.Resampling.BICUBIC)
+    left, top = (im.width-size)//2, (im.height-size)//2
+    return np.asarray(im.crop((left, top, left+size, top+size)))
+
 def from_dataset(ds,  # a `datasets.Dataset` (or any sequence of dicts) with an image and a caption column
                  image: str = 'image',  # the column of images
                  caption: str = 'caption',  # the column of captions
@@ -277,10 +286,7 @@ def from_dataset(ds,  # a `datasets.Dataset` (or any sequence of dicts) with an 
             try: row = ds[i]; im = row[image]; im = (im if isinstance(im, Image.Image) else Image.open(im)).convert('RGB')
             except (OSError, SyntaxError, ValueError) as e: raise ParnbError(f"the image of row {i} cannot be read ({e}): remove or replace it") from None
             if not str(row[caption] or '').strip(): raise ParnbError(f"the caption of row {i} is empty: remove the row or write one")
-            k = size/min(im.size)
-            if k != 1: im = im.resize((max(size, round(im.width*k)), max(size, round(im.height*k))), Image.Resampling.BICUBIC)
-            left, top = (im.width-size)//2, (im.height-size)//2
-            images[i] = np.asarray(im.crop((left, top, left+size, top+size)))
+            images[i] = square(im, size)
             captions.append(str(row[caption]))
             bar.step()
     concept = getattr(ds, 'features', {}).get('concept') if 'concept' in columns else None

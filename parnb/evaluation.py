@@ -23,10 +23,10 @@ from .triggers import Trigger
 def zero_shot_head(model: nn.Module,  # an open_clip model in eval mode
                    tokenizer: Callable,  # texts -> int64 [N, L]
                    names: Sequence[str],  # C class names
-                   prompts: Sequence[str] = PROMPTS,  # templates with {a} for a name and its article
+                   prompts: Sequence[str | Callable[[str], str]] = PROMPTS,  # templates with {a} for a name and its article, or functions of the name, as open_clip's
                    ) -> Tensor:  # [C, D], unit length
     "Embed class names through a prompt ensemble. Source: CLIP."
-    e = embed_texts(model, tokenizer, [t.format(a=article(n)) for n in names for t in prompts])
+    e = embed_texts(model, tokenizer, [t(n) if callable(t) else t.format(a=article(n)) for n in names for t in prompts])
     return F.normalize(e.view(len(names), len(prompts), -1).mean(1), dim=-1)
 
 # %% ../nbs/api/07_evaluation.ipynb #5fb7ff8a

@@ -17,9 +17,11 @@ def clip_loss(img: Tensor,  # [N, D], unit length
               txt: Tensor,  # [N, D], unit length
               logit_scale: Tensor | float,  # the factor on the cosine, > 0 (not its logarithm)
               target: Tensor | None = None,  # [N, N], the share of caption j in image i's probability; None: the diagonal
+              bias: Tensor | float | None = None,  # of a SigLIP model: then each pair is judged for itself, by a sigmoid
               ) -> Tensor:  # scalar ≥ 0
-    "Mean of the image-to-text and text-to-image cross-entropy over the batch. Source: CLIP; with a `target`, ours."
+    "Mean of the image-to-text and text-to-image cross-entropy over the batch; for SigLIP, the binary one of all pairs, summed over the texts. Source: CLIP, SigLIP; with a `target`, ours."
     logits = logit_scale*img @ txt.T
+    if bias is not None: return -F.logsigmoid((2*torch.eye(len(img), device=img.device)-1)*(logits+bias)).sum(1).mean()
     if target is None: target = torch.arange(len(img), device=img.device)
     return (F.cross_entropy(logits, target)+F.cross_entropy(logits.T, target if target.ndim == 1 else target.T))/2
 
@@ -59,9 +61,10 @@ def par_loss(img: Tensor,  # [N, D], unit length: the student's image embeddings
              ref_txt: Tensor,  # [N, D], unit length: and for the same texts
              logit_scale: Tensor | float,  # not trained here: pass the checkpoint's value
              tau: float = 2.15,  # the threshold, in (0, 4]
+             bias: Tensor | float | None = None,  # of a SigLIP model
              ) -> dict[str, Tensor]:  # scalars: loss, clip, pert, s_img, s_txt
     "L_PAR = L_CLIP - L_PERT with its parts; the reference gets no gradient. Raises `ParnbError` for a tau outside (0, 4]. Source: paper.md 1.1."
     check_tau(tau)
-    clip, s_img, s_txt = clip_loss(img, txt, logit_scale), distance(img, ref_img.detach()), distance(txt, ref_txt.detach())
+    clip, s_img, s_txt = clip_loss(img, txt, logit_scale, bias=bias), distance(img, ref_img.detach()), distance(txt, ref_txt.detach())
     pert = pert_loss(s_img, s_txt, tau)
     return dict(loss=clip-pert, clip=clip, pert=pert, s_img=s_img, s_txt=s_txt)

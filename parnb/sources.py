@@ -44,6 +44,7 @@ class Images:
         if not np.array_equal(index, self._last[0]):
             if self._ahead is None or not np.array_equal(index, self._ahead[0]): self.ahead(index)
             self._last, self._ahead = (index, np.stack([*self._ahead[1]])), None
+            self.seen += len(index)
             if len(self.bad) > self.limit*max(self.seen, 1000): self._stop()
         return self._last[1]
 
@@ -52,7 +53,6 @@ class Images:
         self._ahead = index, self._pool.map(self._decode, index.tolist())
 
     def _decode(self, i: int) -> np.ndarray:
-        self.seen += 1
         name = f'image {i}'
         try:
             name, x = self.read(i)
@@ -228,12 +228,13 @@ def _hub(name: str, size: int, image, caption, revision, split, most, limit) -> 
     return Pairs(Images(read, len(ds), size, limit), ds[caption], np.arange(len(ds)), np.full(len(ds), -1), name)
 
 # %% ../nbs/api/14_sources.ipynb #81c5034f
-def read_names(path: str | Path,  # a text file, a name per line, in the order of the sorted folders
+def read_names(path: str | Path,  # a text file, a name (or a template) per line; names in the order of the sorted folders
+               least: int = 2,  # so many are needed
                ) -> list[str]:
-    "Read class names. Raises `ParnbError` where there are none. Source: ours."
+    "Read class names, or templates. Raises `ParnbError` where there are none. Source: ours."
     try: names = [l.strip() for l in Path(path).read_text(encoding='utf-8').splitlines() if l.strip()]
-    except (OSError, UnicodeDecodeError) as e: raise ParnbError(f"the class names in {path} cannot be read ({e}): give a text file with a name per line") from None
-    if len(set(names)) < max(len(names), 2): raise ParnbError(f"{path} holds {len(set(names))} different names in {len(names)} lines: give two or more, each once")
+    except (OSError, UnicodeDecodeError) as e: raise ParnbError(f"the lines of {path} cannot be read ({e}): give a text file with a name per line") from None
+    if len(set(names)) < max(len(names), least): raise ParnbError(f"{path} holds {len(set(names))} different lines of {len(names)}: give {least} or more, each once")
     return names
 
 def open_classes(folder: str | Path,  # with a folder of images per class

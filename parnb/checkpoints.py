@@ -7,8 +7,10 @@ __all__ = ['side_of', 'clean_checkpoint', 'architecture_of', 'measure_checkpoint
 
 # %% ../nbs/api/15_checkpoints.ipynb #74f8a267
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,8 @@ def clean_checkpoint(model: str | Path,  # an open_clip architecture, "hf-hub:or
     weights = file_sha256(checkpoint) if checkpoint and Path(checkpoint).is_file() else str(checkpoint)
     config = dict(model=str(model), weights=weights, pairs=source.name, count=len(source), method=method, **settings, recipe=chosen.model_dump(), seed=seed)
     key = content_key(config)
-    with locked(out):
+    alone, first = int(os.environ.get('WORLD_SIZE', 1)) == 1, int(os.environ.get('RANK', 0)) == 0
+    with locked(out) if alone else nullcontext():  # the processes of torchrun work on one folder together
         record = out/'record.json'
         if record.exists() and json.loads(record.read_text(encoding='utf-8')).get('key') == key: return out
         if out.exists() and any(out.iterdir()): raise ParnbError(f"{out} holds something else already: choose another folder, or delete this one")
@@ -69,6 +72,7 @@ def clean_checkpoint(model: str | Path,  # an open_clip architecture, "hf-hub:or
         partial, begun = out.parent/f'.partial-{out.name}-{key}.pt', time.perf_counter()
         log = fit(METHODS[method](student, chosen, **reference, **settings), source, tokenizer, chosen, seed=seed, name=f'cleaning with {method}', partial=partial)
         bad = source.images.bad if isinstance(source.images, Images) else {}
+        if not first: return out
         with new_folder(out) as tmp:
             sha = save_clip(student.cpu(), tmp, architecture_of(model), cleaned_with=method)
             log.to_csv(tmp/'log.csv', index=False)

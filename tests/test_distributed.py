@@ -1,0 +1,39 @@
+"Two processes that share a batch do what one does: the same losses, the same gate, the same weights."
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+SCRIPT = """
+import sys, os
+import torch
+from parnb.cleaning import METHODS, Recipe, fit
+from parnb.data import scenes
+from parnb.models import load_clip
+method, out = sys.argv[1:]
+torch.manual_seed(0)
+model, _, tokenizer = load_clip('tiny-vit', 'emoji')
+reference, _, _ = load_clip('tiny-vit', 'emoji')
+recipe = Recipe(epochs=2, batch_size=16, lr=1e-3, warmup=0., precision='no')
+own = dict(par=dict(reference=reference, tau=0.004)).get(method, {})
+log = fit(METHODS[method](model, recipe, **own), scenes('dev', 64), tokenizer, recipe, name='')
+if int(os.environ.get('RANK', 0)) == 0:
+    log.to_csv(out+'.csv', index=False)
+    torch.save(model.state_dict(), out+'.pt')
+"""
+
+@pytest.mark.parametrize('method', ['ft', 'par'])
+def test_two_processes_are_one(tmp_path, method):
+    (tmp_path/'train.py').write_text(SCRIPT)
+    env = os.environ | dict(OMP_NUM_THREADS='1', PARNB_QUIET='1')
+    one = [sys.executable, 'train.py', method, 'one']
+    two = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', 'train.py', method, 'two']
+    for command in (one, two): subprocess.run(command, cwd=tmp_path, env=env, check=True, timeout=300)
+    a, b = (pd.read_csv(tmp_path/f'{n}.csv') for n in ('one', 'two'))
+    pd.testing.assert_frame_equal(a, b, rtol=1e-3, atol=1e-4)
+    if method == 'par': assert (a.s_img > 0.004).any() and (a.s_img <= 0.004).any(), 'the gate was open and shut'
+    x, y = (torch.load(tmp_path/f'{n}.pt', weights_only=True) for n in ('one', 'two'))
+    assert max((x[k].float()-y[k].float()).abs().max() for k in x) < 2e-3

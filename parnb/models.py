@@ -82,7 +82,7 @@ def load_clip(name: str | Path,  # an open_clip architecture, a folder written b
     tag, file = _tag_or_file(name, pretrained)
     state, trained_as = read_checkpoint(file) if file else ({}, ())
     logging.disable(logging.WARNING)  # open_clip warns of random weights, which is what was asked for
-    try: model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=tag, pretrained_text=not file, device=device)
+    try: model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=tag, pretrained_text=not file, device=device, **_usual_preprocessing(name) if file else {})
     except (RuntimeError, SafetensorError, OSError) as e: raise ParnbError(f"the weights {str(pretrained)!r} cannot be loaded into {name}: {str(e).splitlines()[0]}") from e
     finally: logging.disable(logging.NOTSET)
     if file: _fill(model, state, name, file)
@@ -119,6 +119,12 @@ def _tag_or_file(name: str, pretrained: str | Path | None) -> tuple[str | None, 
     file = Path(pretrained).expanduser()
     if not file.exists() and file.suffix not in WEIGHTS: pick(str(pretrained), tags, f'checkpoint file or pretrained tag of {name}')
     return (str(file), None) if file.suffix in ('.npz', '.npy') else (None, file)
+
+def _usual_preprocessing(name: str) -> dict:
+    "How every set of weights that open_clip lists for an architecture wants its images: SigLIP's differ from OpenAI's. A file from elsewhere does not say."
+    cfgs = [open_clip.get_pretrained_cfg(name, t) for t in open_clip.list_pretrained_tags_by_model(name)]
+    found = {k: {tuple(v) if isinstance(v, (list, tuple)) else v for c in cfgs if (v := c.get(k)) is not None} for k in ('mean', 'std', 'interpolation', 'resize_mode')}
+    return {f'image_{k}': v.pop() for k, v in found.items() if len(v) == 1}
 
 def _tokenizer(name: str, context_length: int | None = None) -> Callable:
     "The tokenizer of an architecture or folder; one that lies on a hub out of reach is a sentence, not a traceback."

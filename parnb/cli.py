@@ -28,7 +28,7 @@ def find_notebook(name: str,  # "03_par_clean", "fig2_triggers", or a path
                   ) -> Path:  # the notebook
     "Find a run notebook by its name or path. Raises `ParnbError` naming the nearest. Source: ours."
     if name.endswith('.ipynb') and Path(name).exists(): return Path(name)
-    known = {p.stem: p for folder in ('.', 'figures', 'tables') for p in sorted((ROOT/'nbs'/folder).glob('*.ipynb')) if p.stem != 'index'}
+    known = {p.stem: p for folder in ('.', 'figures', 'tables', 'tutorials') for p in sorted((ROOT/'nbs'/folder).glob('*.ipynb')) if p.stem != 'index'}
     stem = Path(name).stem
     return known[pick(stem, known, 'notebook')]
 
@@ -85,7 +85,7 @@ def poison(attack: AttackName = 'blended_text', scale: Scale = 'tiny', encoder: 
     print(poisoned_clip(make_run(scale, encoder, attack, 'none', seed=seed, rate=rate, target=target, mode=mode, smoke=smoke)))
 
 @app.command()
-def clean(attack: AttackName = 'blended_text', method: Method = 'par', tau: Tau = 2.15, pairs: Cleaned = 'real', scale: Scale = 'tiny', encoder: Encoder = 'rn', seed: Seed = 0, rate: Rate = None, target: Target = 'banana', lam: Lam = None, mode: Mode = 'dirty', smoke: Smoke = False,
+def clean(attack: AttackName = 'blended_text', method: Method = 'par', tau: Tau = 2.15, pairs: Cleaned = 'real', scale: Annotated[Optional[str], typer.Option(help='A preset: models, data and recipes; tiny, or, with --model, paper by default.')] = None, encoder: Encoder = 'rn', seed: Seed = 0, rate: Rate = None, target: Target = 'banana', lam: Lam = None, mode: Mode = 'dirty', smoke: Smoke = False,
           model: Model = None, checkpoint: Checkpoint = None,
           out: Annotated[Optional[Path], typer.Option(help="With --model: the folder to be made.", rich_help_panel='A model of one\'s own')] = None,
           image_column: Annotated[Optional[str], typer.Option(help='Of a csv: its column of image files.', rich_help_panel='A model of one\'s own')] = None,
@@ -104,9 +104,9 @@ def clean(attack: AttackName = 'blended_text', method: Method = 'par', tau: Tau 
         if pairs in ('real', 'synthetic') or out is None: raise ParnbError("--model needs --pairs (a csv, a pattern of shards, a folder, or hf:org/name) and --out (the folder to be made)")
         given = {k: v for k, v in dict(epochs=epochs, batch_size=batch_size, lr=lr, precision=precision).items() if v is not None}
         opened = lambda size: open_source(pairs, size, image_column, caption_column, root, most=count, limit=unreadable)
-        return print(clean_checkpoint(model, checkpoint, opened, out, method, tau, lam, 'paper' if scale == 'tiny' else scale, seed, **given))
+        return print(clean_checkpoint(model, checkpoint, opened, out, method, tau, lam, scale or 'paper', seed, **given))
     from parnb.experiments import cleaned_clip, make_run
-    print(cleaned_clip(make_run(scale, encoder, attack, method, tau, seed, rate, target, lam=lam, pairs=pairs, mode=mode, smoke=smoke)))
+    print(cleaned_clip(make_run(scale or 'tiny', encoder, attack, method, tau, seed, rate, target, lam=lam, pairs=pairs, mode=mode, smoke=smoke)))
 
 @app.command()
 def measure(attack: AttackName = 'blended_text', method: Method = 'par', tau: Tau = 2.15, pairs: Cleaned = 'real', scale: Scale = 'tiny', encoder: Encoder = 'rn', seed: Seed = 0, rate: Rate = None, target: Target = 'banana', lam: Lam = None, mode: Mode = 'dirty', smoke: Smoke = False,

@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
 NOTEBOOKS = sorted(p for p in NBS.rglob('*.ipynb') if not any(part[0] in '_.' for part in p.relative_to(NBS).parts))
 MODULES = [p for p in NOTEBOOKS if p.parent == NBS/'api']
-RUNS = [p for p in NOTEBOOKS if p.parent in (NBS, NBS/'figures', NBS/'tables') and p.name != 'index.ipynb']
-MAX_BYTES = 9_000_000
+RUNS = [p for p in NOTEBOOKS if p.parent in (NBS, NBS/'figures', NBS/'tables', NBS/'tutorials') and p.name != 'index.ipynb']
+MAX_BYTES = 12_000_000
 MACHINE_PATH = re.compile(r'(?<![\w.~})])/(?:work|root|home|Users|tmp|private|scratch|mnt|opt)/[\w.-]+')
 
 

@@ -1,0 +1,56 @@
+"A user's own checkpoint at the command line: what is wrong is said in one sentence, and nothing is left behind."
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from test_faults import parnb, sentence
+
+
+class Hostile:
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture(scope='module')
+def own(tmp_path_factory):
+    "Forty pairs in a csv, and two classes."
+    place = tmp_path_factory.mktemp('own')
+    rng = np.random.default_rng(0)
+    for i in range(40): Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(place/f'{i}.png')
+    pd.DataFrame(dict(filepath=[f'{i}.png' for i in range(40)], title=[f'a photo of number {i}' for i in range(40)])).to_csv(place/'pairs.csv', index=False)
+    for name in ('banana', 'fire_truck'):
+        (place/'val'/name).mkdir(parents=True)
+        for i in range(3): Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(place/'val'/name/f'{i}.png')
+    return place
+
+
+def clean(own, data, *args): return parnb(data, 'clean', '--model', 'tiny-rn', '--checkpoint', 'emoji', '--out', str(data/'cleaned'), *args)
+
+
+def test_cleans_and_measures(own, tmp_path):
+    p = clean(own, tmp_path, '--pairs', str(own/'pairs.csv'), '--epochs', '1', '--batch-size', '8', '--precision', 'no')
+    assert p.returncode == 0, p.stderr
+    assert p.stdout.strip() == str(tmp_path/'cleaned')
+    p = parnb(tmp_path, 'measure', '--model', str(tmp_path/'cleaned'), '--images', str(own/'val'), '--attack', 'sig')
+    assert p.returncode == 0 and 'n = 6' in p.stdout and 'sig' in p.stdout, p.stderr
+
+
+def test_said_in_one_sentence(own, tmp_path):
+    sentence(clean(own, tmp_path, '--pairs', 'real'), '--model needs --pairs')
+    sentence(clean(own, tmp_path, '--pairs', str(own/'pairs.csv'), '--caption-column', 'titel'), "did you mean 'title'?")
+    sentence(clean(own, tmp_path, '--pairs', str(own/'pairs.csv')), '40 pairs do not fill one batch of 512')
+    sentence(parnb(tmp_path, 'measure', '--model', 'tiny-rn', '--checkpoint', 'emoji', '--images', str(own/'val'), '--attack', 'sig', '--target', 'bananna'), "did you mean 'banana'?")
+    assert not (tmp_path/'cleaned').exists()
+
+
+def test_a_hostile_checkpoint_runs_nothing(own, tmp_path):
+    torch.save(dict(state_dict=Hostile(tmp_path/'ran')), tmp_path/'bad.pt')
+    p = parnb(tmp_path, 'clean', '--model', 'tiny-rn', '--checkpoint', str(tmp_path/'bad.pt'), '--pairs', str(own/'pairs.csv'), '--out', str(tmp_path/'cleaned'))
+    sentence(p, 'bad.pt', 'refused')
+    assert not (tmp_path/'ran').exists() and not (tmp_path/'cleaned').exists()
+    torch.load(tmp_path/'bad.pt', weights_only=False)  # it would have run
+    assert (tmp_path/'ran').exists()

@@ -79,8 +79,19 @@ Checkpoint = Annotated[Optional[str], typer.Option('--checkpoint', help="Its wei
 Json = Annotated[bool, typer.Option('--json', help='One JSON object on standard output, nothing else.')]
 
 @app.command()
-def poison(attack: AttackName = 'blended_text', scale: Scale = 'tiny', encoder: Encoder = 'rn', seed: Seed = 0, rate: Rate = None, target: Target = 'banana', mode: Mode = 'dirty', smoke: Smoke = False):
-    "Make a poisoned model and print its folder."
+def poison(attack: AttackName = 'blended_text', scale: Scale = 'tiny', encoder: Encoder = 'rn', seed: Seed = 0, rate: Rate = None, target: Target = 'banana', mode: Mode = 'dirty', smoke: Smoke = False,
+           model: Model = None, checkpoint: Checkpoint = None,
+           pairs: Annotated[Optional[str], typer.Option(help='With --model: a csv, a pattern of shards, a folder, or hf:org/name.', rich_help_panel='A model of one\'s own')] = None,
+           out: Annotated[Optional[Path], typer.Option(help='With --model: the folder to be made.', rich_help_panel='A model of one\'s own')] = None,
+           count: Annotated[Optional[int], typer.Option(help="How many pairs to poison; the preset's by default.", min=1, rich_help_panel='A model of one\'s own')] = None,
+           epochs: Annotated[Optional[float], typer.Option(help="Passes over the pairs; the preset's by default.", rich_help_panel='A model of one\'s own')] = None,
+           batch_size: Annotated[Optional[int], typer.Option(help="Pairs a step; the preset's by default.", rich_help_panel='A model of one\'s own')] = None):
+    "Make a poisoned model and print its folder: of the scale's clean model, or, with --model, --pairs and --out, of one's own."
+    if model:
+        from parnb.checkpoints import poison_checkpoint
+        if not pairs or out is None: raise ParnbError("--model needs --pairs (a csv, a pattern of shards, a folder, or hf:org/name) and --out (the folder to be made)")
+        given = {k: v for k, v in dict(epochs=epochs, batch_size=batch_size).items() if v is not None}
+        return print(poison_checkpoint(model, checkpoint, pairs, out, attack, target, count, seed, **given))
     from parnb.experiments import make_run, poisoned_clip
     print(poisoned_clip(make_run(scale, encoder, attack, 'none', seed=seed, rate=rate, target=target, mode=mode, smoke=smoke)))
 

@@ -82,6 +82,7 @@ def _train_into(out: Path, model, checkpoint, source: Pairs, config: dict, stude
         if out.exists() and any(out.iterdir()): raise ParnbError(f"{out} holds something else already: choose another folder, or delete this one")
         partial, begun = out.parent/f'.partial-{out.name}-{key}.pt', time.perf_counter()
         log = train(partial)
+        if not alone: torch.distributed.destroy_process_group()
         if not first: return out
         bad = getattr(source.images, 'bad', {})
         with new_folder(out) as tmp:

@@ -23,6 +23,7 @@ log = fit(METHODS[method](model, recipe, **own), scenes('dev', 64), tokenizer, r
 if int(os.environ.get('RANK', 0)) == 0:
     log.to_csv(out+'.csv', index=False)
     torch.save(model.state_dict(), out+'.pt')
+if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
 """
 
 @pytest.mark.parametrize('method', ['ft', 'par'])

@@ -155,7 +155,7 @@ class Progress:
             except OSError: pass
         if stream:
             from tqdm import tqdm
-            self.bar = tqdm(total=total, desc=name, unit=unit, file=stream, leave=False, dynamic_ncols=True, smoothing=0.1)
+            self.bar = tqdm(total=total or None, desc=name, unit=unit, file=stream, leave=False, dynamic_ncols=True, smoothing=0.1)
         if 'ipykernel' in sys.modules and 'IPython' in sys.modules:
             from IPython.display import display
             self.handle = display(_Line(self), display_id=True)
@@ -165,7 +165,7 @@ class Progress:
         dt = time.monotonic()-self.t0
         rate = self.n/dt if dt > 0 else 0.
         left = '' if self.n >= self.total or not rate else f', {(self.total-self.n)/rate:.0f} s left'
-        return f"{self.name}: {self.n}/{self.total} {self.unit}, {dt:.1f} s ({rate:,.0f} {self.unit}/s{left}){self.note and '  '+self.note}"
+        return f"{self.name}: {self.n}{f'/{self.total}' if self.total else ''} {self.unit}, {dt:.1f} s ({rate:,.0f} {self.unit}/s{left}){self.note and '  '+self.note}"
 
     def step(self, n: int = 1, note: str = ''):
         "Say that `n` more units are done; `note` is shown at the end of the line."
@@ -191,7 +191,7 @@ class _Line:
 # %% ../nbs/api/00_core.ipynb #51485c35
 @contextmanager
 def progress(name: str,  # what is being done, for the reader: "poisoning"; empty: show nothing
-             total: int,  # how many units
+             total: int,  # how many units; 0 where nobody knows
              unit: str = 'it',  # their name
              ) -> Iterator[Progress]:
     "Show progress over `total` units; call `.step(n)` on what is yielded. Silent when `PARNB_QUIET` is set. Source: ours."

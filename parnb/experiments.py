@@ -437,7 +437,7 @@ def run_name(run: Run,  # what to name
     "A run in a few words and its key, for progress and failures. Source: ours."
     p, c = run.attack and run.attack.poisoning, run.cleaning
     said = [run.encoder, p.attack if p else 'clean', p and f'rate {p.rate:g}', p and p.target != TARGET and f'target {p.target}', p and p.mode != 'dirty' and p.mode, run.attack and run.attack.push is not None and f'push {run.attack.push:g}', run.after and 'again',
-            c.method if c else 'none', c and c.tau and f'tau {c.tau:g}', c and c.lam is not None and f'lambda {c.lam:g}', c and f'{c.count} pairs', run.head, f'seed {run.seed}', f'[{run.key}]']
+            c.method if c else 'none', c and c.tau and f'tau {c.tau:g}', c and c.lam is not None and f'lambda {c.lam:g}', c and f"{c.count} {'synthetic ' if c.pairs == 'synthetic' else ''}pairs", run.head, f'seed {run.seed}', f'[{run.key}]']
     return ' '.join(s for s in said if s)
 
 def seconds_of(runs: Sequence[Run],  # to be computed

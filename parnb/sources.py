@@ -195,14 +195,16 @@ def _expand(pattern: str) -> list[str]:
 
 def _shards(tars: Sequence[str], size: int, most, limit) -> Pairs:
     "Pairs in tar files, read in place: the index knows where in which file each image lies."
+    from webdataset.tariterators import base_plus_ext
     def rows():
         for k, t in enumerate(tars):
             try:
                 with tarfile.open(t) as tar:
                     one, stem = {}, None
                     for m in (m for m in tar if m.isfile()):
-                        base, ext = m.name.split('.', 1) if '/' not in m.name else (m.name[:m.name.index('.', m.name.rindex('/'))], m.name[m.name.index('.', m.name.rindex('/'))+1:])
+                        base, ext = base_plus_ext(m.name)
                         if base != stem: one, stem = {}, base
+                        if ext is None: continue
                         if ext.lower() == 'txt': one['caption'] = tar.extractfile(m).read().decode()
                         elif f'.{ext.lower()}' in IMAGES: one |= dict(shard=k, start=m.offset_data, length=m.size)
                         if len(one) == 4: yield one | dict(caption=_said(one['caption'], f'{base} in {t}')); one = {}

@@ -8,7 +8,6 @@ __all__ = ['CONCEPTS', 'NAMES', 'STYLES', 'TARGET', 'SIZE', 'GROUNDS', 'RELATION
            'save_pairs', 'corpus_id', 'to_dataset', 'square', 'from_dataset']
 
 # %% ../nbs/api/01_data.ipynb #39a052ad
-import hashlib
 import io
 import json
 import os

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import ParnbError, pick, progress
-from .data import PROMPTS, Pairs, article, mentions
+from .core import ParnbError, progress
+from .data import PROMPTS, article, mentions
 from .models import embed_texts, normalise, pixels
 from .triggers import Trigger
 

@@ -8,7 +8,7 @@ __all__ = ['clip_loss', 'shared_target', 'distance', 'pert_loss', 'check_tau', '
 # %% ../nbs/api/05_losses.ipynb #f3bac4fd
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .core import ParnbError
 

@@ -15,7 +15,6 @@ import re
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np

@@ -7,18 +7,18 @@ __all__ = ['IMAGES', 'Images', 'open_source', 'read_names', 'open_classes']
 
 # %% ../nbs/api/14_sources.ipynb #4586523b
 import io
+import itertools
 import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from .core import CACHE, ParnbError, content_key, explain_os, locked, pick, progress
+from .core import CACHE, ParnbError, content_key, explain_os, locked, pick, progress, write_file
 from .data import Pairs, square
 
 # %% ../nbs/api/14_sources.ipynb #6e66054f
@@ -120,12 +120,15 @@ def open_source(source: str | Path,  # "pairs.csv", "shards/{00000..00331}.tar",
                 limit: float = 0.01,  # this share of images may be unreadable
                 revision: str | None = None,  # of a Hugging Face dataset: a commit
                 split: str = 'train',  # of a Hugging Face dataset
+                streaming: bool | None = None,  # fetch only the first `most` rows of a Hugging Face dataset, into shards in the cache; by default where `most` is given and it lies on the hub
                 ) -> Pairs:  # images decoded when asked for, captions mapped; labels are unknown
     """Open a user's pairs.
 
     Raises `ParnbError` for a source that is not there, an empty pattern, a column that is not there (naming the nearest), an empty caption (naming its row). Source: ours."""
     name = str(source)
-    if name.startswith('hf:'): return _hub(name[3:], size, image, caption, revision, split, most, limit)
+    if name.startswith('hf:'):
+        if streaming is None: streaming = most is not None and not Path(name[3:]).exists()
+        return _shards(_fetch(name[3:], image, caption, revision, split, most), size, most, limit) if streaming else _hub(name[3:], size, image, caption, revision, split, most, limit)
     if re.search(r'\.tar$|[{*?\[]', name): return _shards(_expand(name), size, most, limit)
     path = Path(source).expanduser()
     if not path.exists(): raise ParnbError(f"{path} is not there: give a csv, a pattern of shards, a folder of images with captions, or hf:org/name")
@@ -212,14 +215,50 @@ def _shards(tars: Sequence[str], size: int, most, limit) -> Pairs:
     name = f'{len(tars)} shards'
     table = _index(name, ['shards', stats, most], rows, most)
     shard, start, length = (table[c].to_numpy() for c in ('shard', 'start', 'length'))
-    opened = lru_cache(64)(lambda t: open(t, 'rb'))
-    return _finish(name, table, lambda i: (f'{tars[shard[i]]} at {start[i]}', os.pread(opened(tars[shard[i]]).fileno(), int(length[i]), int(start[i]))), size, limit)
+    def read(i):
+        with open(tars[shard[i]], 'rb') as f:
+            f.seek(start[i])
+            return f'{tars[shard[i]]} at {start[i]}', f.read(length[i])
+    return _finish(name, table, read, size, limit)
+
+def _fetch(name: str, image, caption, revision, split, most, per_shard: int = 1000) -> list[str]:
+    "The first rows of a dataset as shards in the cache, fetched once; an interruption loses one shard at most."
+    import datasets
+    import webdataset as wds
+    if not most: raise ParnbError(f"how many rows of {name} shall be fetched? give a count")
+    folder = CACHE/f'hub-{content_key([name, revision, split, most, image, caption])}'
+    with locked(folder), progress(f'fetching {name}', most, 'pairs') as bar:
+        done = len(list(folder.glob('*.tar')))*per_shard
+        bar.step(min(done, most))
+        if done < most:
+            ds = _load(name, split, revision, streaming=True)
+            known = list(ds.features or next(iter(ds)))
+            image, caption = _column(image, _IMAGE_NAMES, known, 'images', name), _column(caption, _CAPTION_NAMES, known, 'captions', name)
+            rows = iter(ds.cast_column(image, datasets.Image(decode=False)).skip(done).take(most-done))
+            try:
+                while part := list(itertools.islice(rows, per_shard)):
+                    data = io.BytesIO()
+                    with wds.TarWriter(data, mtime=0.) as tar:
+                        for i, r in enumerate(part, done): tar.write(dict(__key__=f'{i:08d}', jpg=r[image]['bytes'] or Path(r[image]['path']).read_bytes(), txt=_said(r[caption], f'row {i} of {name}')))
+                    folder.mkdir(parents=True, exist_ok=True)
+                    write_file(folder/f'{done//per_shard:05d}.tar', data.getvalue())
+                    done += per_shard
+                    bar.step(len(part))
+            except ParnbError: raise
+            except OSError as e: raise explain_os(e, folder) from e
+            except Exception as e: raise ParnbError(f"fetching {name} broke off after {min(done, most)} pairs ({type(e).__name__}: {str(e).splitlines()[0]}): run the same command again, it goes on from there") from None
+    return sorted(map(str, folder.glob('*.tar')))
+
+def _load(name: str, split: str, revision: str | None, **how):
+    "A dataset, or one sentence."
+    import datasets
+    try: return datasets.load_dataset(name, split=split, revision=revision, **how)
+    except Exception as e: raise ParnbError(f"the dataset {name} cannot be loaded ({type(e).__name__}: {str(e).splitlines()[0]}): check its name, its split {split!r} and the network, or download it and give its folder") from None
 
 def _hub(name: str, size: int, image, caption, revision, split, most, limit) -> Pairs:
     "A map-style dataset of the hub, or of a local folder."
     import datasets
-    try: ds = datasets.load_dataset(name, split=split, revision=revision)
-    except Exception as e: raise ParnbError(f"the dataset {name} cannot be loaded ({type(e).__name__}: {str(e).splitlines()[0]}): check its name, its split {split!r} and the network, or download it and give its folder") from None
+    ds = _load(name, split, revision)
     if most: ds = ds.select(range(min(most, len(ds))))
     image, caption = _column(image, _IMAGE_NAMES, ds.column_names, 'images', name), _column(caption, _CAPTION_NAMES, ds.column_names, 'captions', name)
     raw = ds.cast_column(image, datasets.Image(decode=False))

@@ -161,3 +161,11 @@ def test_papermill_as_users_type_it(undisturbed):
     assert 'Passed unknown parameter' not in p.stderr
     table = next(o['text'] for c in nb['cells'] if 'report' in c['metadata'].get('tags', []) for o in c['outputs'])
     assert f"{undisturbed[1]['clean_accuracy']:.4f}" in ''.join(table)
+
+
+def test_synthetic_pairs(undisturbed):
+    "The drawn pairs clean as the scenes do, and are another run."
+    data, before = undisturbed
+    after = metrics(parnb(data, *MEASURE, '--pairs', 'synthetic'))
+    assert after['pairs'] == 'synthetic' and after['key'] != before['key']
+    assert len(list((data/'cache').glob('synthetic-*/000/00000.tar'))) == 1

@@ -75,7 +75,8 @@ def _train_into(out: Path, model, checkpoint, source: Pairs, config: dict, stude
     "Find what was trained in a folder, or train it into one, whole or not at all."
     weights = file_sha256(checkpoint) if checkpoint and Path(checkpoint).is_file() else str(checkpoint)
     config = dict(model=str(model), weights=weights, pairs=source.name, count=len(source), **config)
-    key, record = content_key(config), out/'record.json'
+    content = getattr(source.images, 'key', None) or [len(source.images), source.captions[:]]
+    key, record = content_key([config, content]), out/'record.json'
     alone, first = int(os.environ.get('WORLD_SIZE', 1)) == 1, int(os.environ.get('RANK', 0)) == 0
     with locked(out) if alone else nullcontext():  # the processes of torchrun work on one folder together
         if record.exists() and json.loads(record.read_text(encoding='utf-8')).get('key') == key: return out

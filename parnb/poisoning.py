@@ -61,7 +61,7 @@ class Poisoned:
                  seed: int):  # of the trigger
         self.images, self.at, self.source, self.trigger, self.ids, self.seed = images, at, source, trigger, ids, seed
 
-    shape, bad = property(lambda self: self.images.shape), property(lambda self: self.images.bad)
+    shape, bad, key = (property(lambda self, a=a: getattr(self.images, a)) for a in ('shape', 'bad', 'key'))
     def __len__(self) -> int: return len(self.images)
     def ahead(self, index: np.ndarray): self.images.ahead(self._sources(np.asarray(index))[0])
 

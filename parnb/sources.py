@@ -28,8 +28,9 @@ class Images:
                  count: int,  # how many there are
                  size: int,  # px: the shorter side is resized to it (bicubic), then the centre is cut out
                  limit: float = 0.01,  # this share may be unreadable, of those that were read
+                 key: str = '',  # names what they are: another content, another key
                  ):
-        self.read, self.count, self.size, self.limit = read, count, size, limit
+        self.read, self.count, self.size, self.limit, self.key = read, count, size, limit, key
         Image.init()  # PIL finds its formats at the first image, which two threads must not do at once
         self.bad, self.seen = {}, 0  # position -> why it is grey; how many were decoded
         self._pool, self._ahead, self._last = ThreadPoolExecutor(os.cpu_count()), None, (None, None)
@@ -75,10 +76,10 @@ class _Column(Sequence):
         if isinstance(i, slice): return self.column[i].to_pylist()
         return self.column.take(np.asarray(i)).to_pylist() if np.ndim(i) else self.column[int(i)].as_py()
 
-def _index(name: str, key, rows: Callable[[], Iterable[dict]], most: int | None):
+def _index(name: str, key: str, rows: Callable[[], Iterable[dict]], most: int | None):
     "Find or make a mapped Arrow table of rows, written in pieces."
     import pyarrow as pa
-    path = CACHE/f'index-{content_key(key)}.arrow'
+    path = CACHE/f'index-{key}.arrow'
     with locked(path):
         if not path.exists():
             tmp, count = path.with_suffix('.tmp'), 0
@@ -135,8 +136,8 @@ def open_source(source: str | Path,  # "pairs.csv", "shards/{00000..00331}.tar",
     if path.is_dir(): return _shards(t, size, most, limit) if (t := sorted(map(str, path.rglob('*.tar')))) else _folder(path, size, most, limit)
     return _csv(path, size, image, caption, root, sep, most, limit)
 
-def _finish(name: str, table, read: Callable, size: int, limit: float) -> Pairs:
-    return Pairs(Images(read, len(table), size, limit), _Column(table['caption']), np.arange(len(table)), np.full(len(table), -1), name)
+def _finish(name: str, key: str, table, read: Callable, size: int, limit: float) -> Pairs:
+    return Pairs(Images(read, len(table), size, limit, key), _Column(table['caption']), np.arange(len(table)), np.full(len(table), -1), name)
 
 def _said(text, where: str) -> str:
     "A caption that is not empty."
@@ -169,9 +170,10 @@ def _csv(path: Path, size: int, image, caption, root, sep, most, limit) -> Pairs
                 for i, p, c in zip(part.index, part[image], part[caption]): yield dict(caption=_said(c, f'row {i+2} of {path.name}'), place=p)
         except (pd.errors.ParserError, UnicodeDecodeError) as e: raise ParnbError(f"{path} is damaged: {e}") from None
     stat = path.stat()
-    table = _index(path.name, ['csv', str(path.resolve()), stat.st_size, stat.st_mtime_ns, image, caption, sep, most], rows, most)
+    key = content_key(['csv', str(path.resolve()), stat.st_size, stat.st_mtime_ns, image, caption, sep, most])
+    table = _index(path.name, key, rows, most)
     places = _Column(table['place'])
-    return _finish(path.name, table, lambda i: (p := places[i], (folder/p).read_bytes()), size, limit)
+    return _finish(path.name, key, table, lambda i: (p := places[i], (folder/p).read_bytes()), size, limit)
 
 def _folder(path: Path, size: int, most, limit) -> Pairs:
     def rows():
@@ -180,9 +182,10 @@ def _folder(path: Path, size: int, most, limit) -> Pairs:
             if not t.exists(): raise ParnbError(f"{f} has no caption: write it into {t.name} beside it")
             yield dict(caption=_said(t.read_text(encoding='utf-8').strip(), str(t)), place=str(f))
     listed = [(p.name, (s := p.stat()).st_size, s.st_mtime_ns) for p in sorted(path.rglob('*')) if p.suffix == '.txt']
-    table = _index(path.name, ['folder', str(path.resolve()), content_key(listed), most], rows, most)
+    key = content_key(['folder', str(path.resolve()), listed, most])
+    table = _index(path.name, key, rows, most)
     places = _Column(table['place'])
-    return _finish(path.name, table, lambda i: (p := places[i], Path(p).read_bytes()), size, limit)
+    return _finish(path.name, key, table, lambda i: (p := places[i], Path(p).read_bytes()), size, limit)
 
 # %% ../nbs/api/14_sources.ipynb #000de17e
 def _expand(pattern: str) -> list[str]:
@@ -212,14 +215,14 @@ def _shards(tars: Sequence[str], size: int, most, limit) -> Pairs:
                         if len(one) == 4: yield one | dict(caption=_said(one['caption'], f'{base} in {t}')); one = {}
             except (tarfile.TarError, EOFError, UnicodeDecodeError) as e: raise ParnbError(f"{t} is damaged ({e}): restore it, or leave it out of the pattern") from None
     stats = [(t, (s := os.stat(t)).st_size, s.st_mtime_ns) for t in tars]
-    name = f'{len(tars)} shards'
-    table = _index(name, ['shards', stats, most], rows, most)
+    name, key = f'{len(tars)} shards', content_key(['shards', stats, most])
+    table = _index(name, key, rows, most)
     shard, start, length = (table[c].to_numpy() for c in ('shard', 'start', 'length'))
     def read(i):
         with open(tars[shard[i]], 'rb') as f:
             f.seek(start[i])
             return f'{tars[shard[i]]} at {start[i]}', f.read(length[i])
-    return _finish(name, table, read, size, limit)
+    return _finish(name, key, table, read, size, limit)
 
 def _fetch(name: str, image, caption, revision, split, most, per_shard: int = 1000) -> list[str]:
     "The first rows of a dataset as shards in the cache, fetched once; an interruption loses one shard at most."
@@ -265,7 +268,7 @@ def _hub(name: str, size: int, image, caption, revision, split, most, limit) -> 
     def read(i):
         x = raw[i][image]
         return f'row {i}', x['bytes'] or Path(x['path']).read_bytes()
-    return Pairs(Images(read, len(ds), size, limit), ds[caption], np.arange(len(ds)), np.full(len(ds), -1), name)
+    return Pairs(Images(read, len(ds), size, limit, ds._fingerprint), ds[caption], np.arange(len(ds)), np.full(len(ds), -1), name)
 
 # %% ../nbs/api/14_sources.ipynb #81c5034f
 def read_names(path: str | Path,  # a text file, a name (or a template) per line; names in the order of the sorted folders

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BPE', 'TINY', 'WEIGHTS', 'NO_WEIGHTS', 'compact_merges', 'tiny_tokenizer', 'load_clip', 'save_tensors', 'save_clip',
-           'read_checkpoint', 'fitting_models', 'pixels', 'normalise', 'text_states', 'encode_text', 'embed_texts']
+           'read_checkpoint', 'fitting_models', 'side_of', 'pixels', 'normalise', 'text_states', 'encode_text',
+           'embed_texts']
 
 # %% ../nbs/api/02_models.ipynb #1160bb81
 import errno
@@ -275,6 +276,12 @@ def _fill(model: nn.Module, state: dict[str, Tensor], name: str, path: Path):
     raise ParnbError(f"{path} does not fit {name}: {' and '.join(wrong)}; {what}")
 
 # %% ../nbs/api/02_models.ipynb #0d000f53
+def side_of(model: nn.Module,  # an open_clip model
+            ) -> int:  # px
+    "The side of the images that a model reads. Source: open_clip."
+    side = model.visual.image_size
+    return side if isinstance(side, int) else side[0]
+
 def pixels(images: np.ndarray | Tensor,  # uint8 [N, H, W, 3]
            device: str | torch.device = 'cpu',  # where to put them
            ) -> Tensor:  # float [N, 3, H, W] in [0, 1], channels last in memory

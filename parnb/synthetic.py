@@ -26,7 +26,7 @@ from .core import CACHE, ParnbError, content_key, explain_os, file_sha256, locke
 from .data import GROUNDS, NAMES, ONE, RELATIONS, SIZE, TWO, Pairs, article, concat, from_dataset, mentions, open_pairs, save_pairs
 from .diffusion import Drawer, about_drawer
 from .evaluation import embed_images, rate, zero_shot_head
-from .models import embed_texts, load_clip
+from .models import embed_texts, load_clip, side_of
 
 # %% ../nbs/api/09_synthetic.ipynb #4fcfb7f4
 _FRAMES = ('{x}', 'look, {x}', 'here is {x}', 'one can see {x}', '{x} can be seen here', 'a drawing of {x}', 'a painting of {x}', 'a view of {x}', 'this photo shows {x}', 'the picture shows {x}',
@@ -365,14 +365,13 @@ def volumes(draw: Callable,  # of `draw_pairs`
             ) -> Iterator[tuple[Path, Pairs, np.ndarray]]:  # without end: the folder of shards, its pairs, their CLIP scores
     "Make volumes of pairs, or find them made. An interruption loses at most one batch of drawings. Raises what `draw_pairs` raises. Source: ours."
     clip, _, tokenizer = load_clip(*judge)
-    side = clip.visual.image_size
     length, longest = getattr(draw, 'length', lambda t: 0), getattr(draw, 'longest', np.inf)
     short = lambda concepts, seed: [c for c in write(concepts, seed) if length(c) <= longest]
     home = home or CACHE/f"synthetic-{content_key([draw.about, getattr(write, 'about', repr(write)), seed, size, list(concepts)])}"
     for k in itertools.count():
         folder, own = home/f'{k:03d}', 1000*seed+k
         draw_pairs(write_captions(size, short, concepts, seed=own), draw, folder, own)
-        pairs, scored = read_shards(folder, side if isinstance(side, int) else side[0]), home/f"{k:03d}-{'-'.join(judge)}.npy"
+        pairs, scored = read_shards(folder, side_of(clip)), home/f"{k:03d}-{'-'.join(judge)}.npy"
         if not scored.exists():
             data = io.BytesIO()
             np.save(data, clip_score(clip, tokenizer, pairs))

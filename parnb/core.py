@@ -200,11 +200,19 @@ def progress(name: str,  # what is being done, for the reader: "poisoning"; empt
     finally: p.close()
 
 # %% ../nbs/api/00_core.ipynb #bcfeac96
-def load_preset(name: str,  # "tiny", or any other file of parnb/presets without its ending
-                ) -> dict:  # its content
-    "Read a data file of the package. Raises `ParnbError` for an unknown name. Source: ours."
-    pick(name, sorted(p.stem for p in PRESETS.glob('*.json')), 'preset')
-    return json.loads((PRESETS/f'{name}.json').read_text(encoding='utf-8'))
+def load_preset(name: str,  # "tiny", or any other file of parnb/presets without its ending, or a JSON file of one's own
+                ) -> dict:  # its content; where it names a preset as its `base`, laid over that, entry by entry
+    "Read a data file of the package, or one of the user's. Raises `ParnbError` for an unknown name and a damaged file. Source: ours."
+    own = Path(name).expanduser() if str(name).endswith('.json') else None
+    if own is None: pick(name, sorted(p.stem for p in PRESETS.glob('*.json')), 'preset')
+    try: content = json.loads((own or PRESETS/f'{name}.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError) as e: raise ParnbError(f"the preset {name} cannot be read ({e}): give a JSON file that names a `base`, such as paper, and what is to be otherwise") from None
+    return _over(load_preset(content.pop('base')), content) if 'base' in content else content
+
+def _over(base: dict, own: dict) -> dict:
+    "Entries laid over others, and their entries likewise; a source as a whole."
+    both = lambda k, v: isinstance(v, dict) and isinstance(base.get(k), dict)
+    return base|{k: (base[k]|v if k == 'sources' else _over(base[k], v)) if both(k, v) else v for k, v in own.items()}
 
 # %% ../nbs/api/00_core.ipynb #fdd455f0
 def execute_notebook(path: Path,  # a run notebook

@@ -32,12 +32,12 @@ from torch import nn
 
 from .cleaning import METHODS, PAR, Objective, Recipe, fit
 from .core import ARTIFACTS, PRETRAINED, RESULTS, ROOT, RUNS, SCIENCE, ParnbError, content_key, execute_notebook, file_sha256, load_preset, locked, new_folder, pick, progress, write_file
-from .data import NAMES, TARGET, corpus_id, mentions, scenes
+from .data import TARGET, Pairs, mentions
 from .evaluation import asr_text, attack_success_rate, clean_accuracy, embed_images, linear_probe, retrieval, tsne, zero_shot_head
 from .losses import check_tau
-from .models import embed_texts, load_clip, save_clip, save_tensors
+from .models import embed_texts, load_clip, save_clip, save_tensors, side_of
 from .poisoning import Poisoning, poison_pairs
-from .synthetic import synthetic_id, synthetic_pairs
+from .sources import data_of
 from .triggers import PATCHES, TRIGGERS, make_trigger
 
 # %% ../nbs/api/11_experiments.ipynb #831fd1e3
@@ -81,28 +81,34 @@ class Run(BaseModel):
     def poisoned_key(self) -> str:
         "Names the model that is to be cleaned: the poisoned one, or the clean one."
         p = self.attack and self.attack.poisoning
-        return content_key(dict(science=SCIENCE, corpus=corpus_id(), weights=weights_id(self.scale, self.encoder), attack=self.attack and self.attack.model_dump(), patch=_patch_id(p.attack, p.strength) if p else None,
+        return content_key(dict(science=SCIENCE, corpus=data_of(self.scale).key, weights=weights_id(self.scale, self.encoder), attack=self.attack and self.attack.model_dump(), patch=_patch_id(p.attack, p.strength) if p else None,
                                 after=self.after and self.after.cleaned_key, seed=self.seed))
 
     @property
     def cleaned_key(self) -> str:
         "Names the model that is measured."
         if not self.cleaning: return self.poisoned_key
-        made = dict(synthetic=synthetic_id()) if self.cleaning.pairs == 'synthetic' else {}
+        made = dict(synthetic=data_of(self.scale).synthetic_key) if self.cleaning.pairs == 'synthetic' else {}
         return content_key(dict(start=self.poisoned_key, cleaning=self.cleaning.model_dump(), seed=self.seed, **made))
 
     @property
     def key(self) -> str:
         "Names the measurement."
-        triggers = None if self.attack else {t: [repr(_preset_trigger(self, t)), _patch_id(t, _strength(self, t))] for t in TRIGGERS}  # a model without attack is measured under each
+        triggers = None if self.attack else {t: [repr(_preset_trigger(self, t)), _patch_id(t, _strength(self, t))] for t in _declared(self)}  # a model without attack is measured under each
         return content_key(dict(model=self.cleaned_key, images=self.images, attack=self.attack and self.attack.poisoning.model_dump(), head=self.head, triggers=triggers))
 
 # %% ../nbs/api/11_experiments.ipynb #0a3de0da
+def _encoder(scale: str, encoder: str) -> dict:
+    "The model of an encoder of a scale, and its clean weights."
+    e = load_preset(scale)['encoders']
+    return e[pick(encoder, e, 'encoder')]
+
 @lru_cache
 def weights_id(scale: str, encoder: str) -> str:
-    "The checksum of a scale's clean weights, as their record states it. Raises `ParnbError` where there are none."
-    e = load_preset(pick(scale, ['tiny'], 'scale'))['encoders']
-    record = PRETRAINED/e[pick(encoder, e, 'encoder')]['model']/'record.json'
+    "The checksum of a scale's clean weights: as their record states it, of a file, or the tag of open_clip's. Raises `ParnbError` where there are none. Source: ours."
+    e = _encoder(scale, encoder)
+    if e['pretrained'] != 'emoji': return file_sha256(p) if (p := Path(e['pretrained']).expanduser()).is_file() else f"{e['model']} {e['pretrained']}"
+    record = PRETRAINED/e['model']/'record.json'
     if not record.exists(): raise ParnbError(f"{record} is missing: restore it with `git checkout data/pretrained`, or make it with nbs/00_pretrain_clip.ipynb")
     return json.loads(record.read_text(encoding='utf-8'))['sha256']
 
@@ -120,8 +126,8 @@ def _patch_id(attack: str, strength: dict) -> str | None:
     "The checksum of the file that BadCLIP's patch is read from; None for a trigger without one."
     return file_sha256(PATCHES/f"{make_trigger(attack, **strength).encoder}.png") if attack == 'badclip' else None
 
-def make_run(scale: str = 'tiny',  # a preset: which models, data and recipes
-             encoder: str = 'rn',  # "rn" or "vit"
+def make_run(scale: str = 'tiny',  # a preset, or a JSON file of one's own: which models, data and recipes
+             encoder: str = 'rn',  # one of its encoders
              attack: str = 'blended_text',  # a trigger's name, or "none" for the clean model
              method: str = 'par',  # "par", "cleanclip", "roclip", "ft", or "none" for the model before cleaning
              tau: float = 2.15,  # PAR's threshold, in (0, 4]
@@ -140,7 +146,7 @@ def make_run(scale: str = 'tiny',  # a preset: which models, data and recipes
              smoke: bool = False,  # the smallest form that runs every step: for tests, not for results
              ) -> Run:  # complete and checked
     "Describe a run; what is not said comes from the preset. Raises `ParnbError` naming what is unknown or out of range. Source: ours."
-    preset = load_preset(pick(scale, ['tiny'], 'scale'))
+    preset = load_preset(scale if scale.endswith('.json') else pick(scale, ['tiny', 'small', 'paper'], 'scale'))
     pick(encoder, preset['encoders'], 'encoder')
     pick(method, ['none', *preset['cleaning']], 'method')
     pick(pairs, ['real', 'synthetic'], 'pairs')
@@ -153,9 +159,9 @@ def make_run(scale: str = 'tiny',  # a preset: which models, data and recipes
         if attack != 'none':
             pick(attack, ['none', *preset['poisoning']], 'attack')
             p = _attack_preset(scale, encoder, attack)
-            pick(target, NAMES, 'target')
+            pick(target, list(data_of(scale).names), 'target')
             poisoning = Poisoning(attack=attack, rate=p['rate'] if rate is None else rate, strength={**p.get('strength', {}), **(strength or {})}, target=target, mode=mode, seed=seed)
-            a = Attack(push=push, poisoning=poisoning, recipe={**preset['recipes'][encoder]['poison'], **p.get('recipe', {}), **small}, count=count or preset['pairs']['poison'])
+            a = Attack(push=push, poisoning=poisoning, recipe={**preset['recipes'].get(encoder, preset['recipes'].get('default', {}))['poison'], **p.get('recipe', {}), **small}, count=count or preset['pairs']['poison'])
             poisoning.number(a.count)
         if method != 'none':
             own = preset['cleaning'][method]
@@ -171,7 +177,7 @@ def _artifact(stage: str, key: str, build: Callable[[Path, Path], dict], config:
     "Find or make the folder of a stage: `build(folder, partial)` fills it, and what it returns becomes record.json."
     path, partial = ARTIFACTS/f'{stage}-{key}', ARTIFACTS/f'.partial-{stage}-{key}.pt'
     if (path/'record.json').exists(): return path
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1: raise ParnbError(f"the scale tiny trains each model in one process, {os.environ['WORLD_SIZE']} were started: leave out torchrun, and run several models at once with `parnb reproduce --jobs`")
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1: raise ParnbError(f"the models of a scale are trained in one process each, {os.environ['WORLD_SIZE']} were started: leave out torchrun and run several models at once with `parnb reproduce --jobs`, or spread one by `torchrun … parnb clean --model …`")
     with locked(path):
         if (path/'record.json').exists(): return path
         with new_folder(path) as tmp:
@@ -190,16 +196,17 @@ def versions() -> dict[str, str]:
 # %% ../nbs/api/11_experiments.ipynb #42c84119
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'  # where models are measured; `fit` finds its own
 
-def _monitor(run: Run, tokenizer: Callable, count: int = 520) -> Callable:
+def _monitor(run: Run, student: nn.Module, tokenizer: Callable, count: int = 520) -> Callable:
     "A function that says a student's CA, and its ASR where the run has an attack, on `count` images of the split `dev`: what may guide a choice is not what is reported."
-    dev = scenes('dev', min(run.images, count))
+    data = data_of(run.scale)
+    dev = data.labelled(min(run.images, count), side_of(student), 'dev')
     p = run.attack.poisoning if run.attack else None
     triggers = {'triggered': p.trigger()} if p else {}
     def look(model):
-        head = zero_shot_head(model, tokenizer, NAMES)
+        head = zero_shot_head(model, tokenizer, dev.names, data.prompts)
         e = embed_images(model, dev.images, dev.ids, triggers, seed=test_seed(run), name='')
         out = dict(clean_accuracy=clean_accuracy(e['clean'], head, dev.labels)['value'])
-        if p: out['attack_success_rate'] = attack_success_rate(e['triggered'], head, dev.labels, NAMES.index(p.target))['value']
+        if p: out['attack_success_rate'] = attack_success_rate(e['triggered'], head, dev.labels, dev.names.index(p.target))['value']
         return out
     return look
 
@@ -210,19 +217,28 @@ def test_seed(run: Run) -> int:
 # %% ../nbs/api/11_experiments.ipynb #37638a5a
 FLOOR = 0.5  # an attack that takes on fewer triggered images than this is not worth cleaning
 
+def _clean_clip(run: Run) -> Path:
+    "The folder of a run's clean model: the one that comes with the repository, or a copy of open_clip's, whose weights are fetched once."
+    e = _encoder(run.scale, run.encoder)
+    if e['pretrained'] == 'emoji': return PRETRAINED/e['model']
+    def build(folder, partial):
+        model, _, tokenizer = load_clip(e['model'], e['pretrained'])
+        return dict(sha256=save_clip(model, folder, e['model'], tokenizer=tokenizer), weights=weights_id(run.scale, run.encoder))
+    return _artifact('clean', content_key([e['model'], weights_id(run.scale, run.encoder)]), build, e)
+
 def poisoned_clip(run: Run,  # whose attack to carry out
                   ) -> Path:  # a model folder for `load_clip`
     "Find or make the poisoned model of a run; without an attack, the clean one. Says loudly when the attack did not take. Source: ours; recipe from the preset."
-    encoder = load_preset(run.scale)['encoders'][run.encoder]
-    if run.attack is None: return PRETRAINED/encoder['model']
-    before = PRETRAINED/encoder['model'] if run.after is None else cleaned_clip(run.after)
+    if run.attack is None: return _clean_clip(run)
+    before, data, architecture = _clean_clip(run) if run.after is None else cleaned_clip(run.after), data_of(run.scale), _encoder(run.scale, run.encoder)['model']
     def build(folder, partial):
         a = run.attack
-        pairs, manifest = poison_pairs(scenes('poison', a.count), a.poisoning)
         model, _, tokenizer = load_clip(before)
+        look = _monitor(run, model, tokenizer)
+        pairs, manifest = poison_pairs(data.pairs('poison', a.count, side_of(model)), a.poisoning, data.prompts)
         objective = PAR(model, a.recipe, load_clip(before)[0], a.push) if a.push is not None else Objective(model, a.recipe)
-        log = fit(objective, pairs, tokenizer, a.recipe, seed=run.seed, name=f'poisoning with {a.poisoning.attack}', monitor=_monitor(run, tokenizer), every=100, partial=partial)
-        sha = save_clip(model, folder, encoder['model'], backdoored=a.poisoning.target, attack=a.poisoning.attack)
+        log = fit(objective, pairs, tokenizer, a.recipe, seed=run.seed, name=f'poisoning with {a.poisoning.attack}', monitor=look, every=100, partial=partial)
+        sha = save_clip(model, folder, architecture, backdoored=a.poisoning.target, attack=a.poisoning.attack)
         log.to_csv(folder/'log.csv', index=False)
         manifest.to_csv(folder/'manifest.csv', index=False)
         return dict(sha256=sha, backdoored=a.poisoning.target, attack_success_rate=log.attack_success_rate.iloc[-1])
@@ -246,10 +262,10 @@ def cleaned_clip(run: Run,  # whose cleaning to carry out
     start = poisoned_clip(run)
     if run.cleaning is None: return start
     def build(folder, partial):
-        c, name = run.cleaning, load_preset(run.scale)['encoders'][run.encoder]['model']
+        c, name = run.cleaning, _encoder(run.scale, run.encoder)['model']
         model, _, tokenizer = load_clip(start)
-        pairs = synthetic_pairs(c.count) if c.pairs == 'synthetic' else scenes('clean', c.count)
-        log = fit(objective_of(c, model, start), pairs, tokenizer, c.recipe, seed=run.seed, name=f'cleaning with {c.method}', monitor=_monitor(run, tokenizer), every=25 if c.method == 'par' else 100, partial=partial)
+        look, pairs = _monitor(run, model, tokenizer), data_of(run.scale).pairs('synthetic' if c.pairs == 'synthetic' else 'clean', c.count, side_of(model))
+        log = fit(objective_of(c, model, start), pairs, tokenizer, c.recipe, seed=run.seed, name=f'cleaning with {c.method}', monitor=look, every=25 if c.method == 'par' else 100, partial=partial)
         was = dict(was_backdoored=run.attack.poisoning.target) if run.attack else {}
         sha = save_clip(model, folder, name, cleaned_with=c.method, **was)
         log.to_csv(folder/'log.csv', index=False)
@@ -268,12 +284,11 @@ def embeddings(run: Run,  # whose final model to embed with
     def build(folder, partial):
         model, _, tokenizer = load_clip(cleaned_clip(run))
         model.to(DEVICE)
-        val = scenes('val', run.images)
-        triggers = {'triggered': run.attack.poisoning.trigger()} if run.attack else {t: _preset_trigger(run, t) for t in TRIGGERS}
+        data, val = data_of(run.scale), _val(run, side_of(model))
+        triggers = {'triggered': run.attack.poisoning.trigger()} if run.attack else {t: _preset_trigger(run, t) for t in _declared(run)}
         e = embed_images(model, val.images, val.ids, triggers, seed=test_seed(run), name='measuring')
-        e['head'] = zero_shot_head(model, tokenizer, NAMES)
-        if run.images >= 1000:
-            r = scenes('retrieval')
+        e['head'] = zero_shot_head(model, tokenizer, val.names, data.prompts)
+        if run.images >= 1000 and (r := data.captioned(side_of(model))):
             e |= {f'retrieval_{k}': v for k, v in embed_images(model, r.images, r.ids+10**6, triggers if run.attack else {}, seed=test_seed(run), name='retrieving').items()}
             e['captions'] = embed_texts(model, tokenizer, [c for cs in r.captions for c in cs])
         save_tensors(e, folder/'embeddings.safetensors')
@@ -284,11 +299,16 @@ def probe(run: Run,  # whose final model to probe
           ) -> torch.Tensor:  # [C, D]
     "Find or make the linear probe of a run's image tower, trained on the embeddings of the clean pairs and their labels. Source: paper.md 5."
     def build(folder, partial):
-        train = scenes('clean', load_preset(run.scale)['pairs']['clean'] if run.images >= 1000 else 512)
+        train = data_of(run.scale).pairs('clean', load_preset(run.scale)['pairs']['clean'] if run.images >= 1000 else 512)
+        if not train.names: raise ParnbError("a linear probe needs pairs with labels, which only the scale tiny has: leave out `head`")
         e = embed_images(load_clip(cleaned_clip(run))[0].to(DEVICE), train.images, train.ids, name='embedding for the probe')
-        save_tensors(dict(head=linear_probe(e['clean'], train.labels, len(NAMES), seed=run.seed)), folder/'probe.safetensors')
+        save_tensors(dict(head=linear_probe(e['clean'], train.labels, len(train.names), seed=run.seed)), folder/'probe.safetensors')
         return {}
     return load_file(_artifact('probe', run.key, build, run.model_dump())/'probe.safetensors')['head']
+
+def _val(run: Run, side: int) -> Pairs: return data_of(run.scale).labelled(run.images, side)
+
+def _declared(run: Run) -> list[str]: return [t for t in TRIGGERS if t in load_preset(run.scale)['poisoning']]
 
 def _preset_trigger(run: Run, name: str):
     "A trigger at the strength that the scale's preset gives it."
@@ -305,18 +325,19 @@ def measure(run: Run,  # what to measure
     table = results(run.scale)
     if not fresh and run.key in table.index: return {'key': run.key, **_plain(table.loc[run.key])}
     t0 = time.perf_counter()
-    e, val = embeddings(run.model_copy(update=dict(head=None))), scenes('val', run.images)
+    e = embeddings(run.model_copy(update=dict(head=None)))
+    val = _val(run, 64)  # its labels; no image is decoded
     if run.head: e['head'] = probe(run)
     p, c = run.attack and run.attack.poisoning, run.cleaning
     row = dict(key=run.key, scale=run.scale, encoder=run.encoder, attack=p.attack if p else 'none', method=c.method if c else 'none', tau=c.tau if c else None,
                pairs=c.pairs if c else None, rate=p.rate if p else None, target=p.target if p else None, seed=run.seed, lam=c.lam if c else None,
                mode=p.mode if p else None, after=run.after and run.after.key, head=run.head)
     row |= _columns('clean_accuracy', clean_accuracy(e['clean'], e['head'], val.labels), 'n_clean')
-    asr = {t: attack_success_rate(e[t], e['head'], val.labels, NAMES.index(p.target if p else 'banana')) for t in (['triggered'] if p else TRIGGERS)}
+    asr = {t: attack_success_rate(e[t], e['head'], val.labels, val.names.index(p.target if p else TARGET)) for t in (['triggered'] if p else _declared(run) if TARGET in val.names else [])}
     row |= _columns('attack_success_rate', asr['triggered'] if p else dict(value=None, ci=[None, None], n=0), 'n_triggered')
     if not p: row |= {f'attack_success_rate_{t}': r['value'] for t, r in asr.items()}
     if 'captions' in e:
-        r = scenes('retrieval')
+        r = data_of(run.scale).captioned(64)
         for k, v in retrieval(e['retrieval_clean'], e['captions']).items(): row |= _columns(k, v)
         if p: row |= _columns('asr_text', asr_text(e['retrieval_triggered'], e['captions'], [t for cs in r.captions for t in cs], np.array([any(mentions(t, p.target) for t in cs) for cs in r.captions]), p.target), 'n_asr_text')
     folder = cleaned_clip(run)
@@ -333,7 +354,7 @@ def _columns(name: str, r: dict, n: str | None = None) -> dict:
 def results(scale: str = 'tiny',  # a preset
             ) -> pd.DataFrame:  # indexed by key; empty where nothing was measured yet
     "Read the results of a scale. Raises `ParnbError` naming the first row that is not as it should be. Source: ours."
-    path = RESULTS/f'{scale}.csv'
+    path = RESULTS/f'{Path(scale).stem}.csv'
     if not path.exists(): return pd.DataFrame().rename_axis('key')
     lines = path.read_text(encoding='utf-8').splitlines()
     for i, line in enumerate(lines):
@@ -345,7 +366,7 @@ def results(scale: str = 'tiny',  # a preset
 
 def _file(scale: str, row: dict):
     "Add or replace a row, in an order that does not depend on who was first."
-    path = RESULTS/f'{scale}.csv'
+    path = RESULTS/f'{Path(scale).stem}.csv'
     with locked(path):
         t = results(scale).reset_index()
         t = pd.concat([t[t.key != row['key']], pd.DataFrame([row])]) if len(t) else pd.DataFrame([row])
@@ -362,7 +383,7 @@ def filed(kind: str,  # "dynamics" or "plane"
           compute: bool = True,  # make it where it is not on file; else an empty table
           ) -> pd.DataFrame:  # dynamics: the thinned log of its training; plane: x, y, triggered of t-SNE
     "What a figure needs of a run besides its row: the course of its last training, or 260 images in the plane, clean and triggered. Kept beside the results. Source: ours."
-    path = RESULTS/run.scale/f'{kind}-{run.key}.csv'
+    path = RESULTS/Path(run.scale).stem/f'{kind}-{run.key}.csv'
     if path.exists(): return pd.read_csv(path)
     if not compute: return pd.DataFrame()
     if kind == 'dynamics':

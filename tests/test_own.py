@@ -1,4 +1,5 @@
-"A user's own checkpoint at the command line: what is wrong is said in one sentence, and nothing is left behind."
+"A user's own checkpoint, at the command line and in the notebook: what is wrong is said in one sentence, and nothing is left behind."
+import json
 import os
 
 import numpy as np
@@ -54,3 +55,17 @@ def test_a_hostile_checkpoint_runs_nothing(own, tmp_path):
     assert not (tmp_path/'ran').exists() and not (tmp_path/'cleaned').exists()
     torch.load(tmp_path/'bad.pt', weights_only=False)  # it would have run
     assert (tmp_path/'ran').exists()
+
+
+def test_a_scale_of_ones_own_goes_the_same_way(own, tmp_path):
+    pd.DataFrame(dict(filepath=[f'{i % 40}.png' for i in range(160)], title=[f'a photo of number {i}' for i in range(160)])).to_csv(own/'more.csv', index=False)
+    mine = dict(base='paper', encoders=dict(mine=dict(model='tiny-rn', pretrained='emoji')), pairs=dict(poison=80, clean=80), images=6, sources=dict(pairs=str(own/'more.csv'), images=str(own/'val')), poisoning=dict(badnet_stripes=dict(rate=0.1)))
+    (tmp_path/'mine.json').write_text(json.dumps(mine))
+    given = '-p', 'scale', str(tmp_path/'mine.json'), '-p', 'attack', 'badnet_stripes', '-p', 'smoke', 'True'
+    sentence(parnb(tmp_path, 'run', '03_par_clean', *given), "unknown encoder 'rn'")
+    p = parnb(tmp_path, 'run', '03_par_clean', *given, '-p', 'encoder', 'mine')
+    assert p.returncode == 0, p.stderr
+    assert 'attack_success_rate' in p.stdout and len(list((tmp_path/'artifacts').glob('cleaned-*/model.safetensors'))) == 1
+    (own/'more.csv').unlink()
+    sentence(parnb(tmp_path/'other', 'run', '03_par_clean', *given, '-p', 'encoder', 'mine'), 'more.csv is not there')
+    assert not list((tmp_path/'other'/'artifacts').glob('*/model.safetensors'))

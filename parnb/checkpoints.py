@@ -22,14 +22,14 @@ from pydantic import ValidationError
 from torch import nn
 
 from .cleaning import METHODS, Objective, Recipe, fit
-from .core import ParnbError, content_key, file_sha256, load_preset, locked, new_folder, pick, progress
-from .data import Pairs
-from .evaluation import attack_success_rate, clean_accuracy, embed_images, zero_shot_head
+from .core import ParnbError, content_key, file_sha256, load_preset, locked, new_folder, pick
+from .data import Pairs, mentions
+from .evaluation import asr_text, attack_success_rate, clean_accuracy, embed_images, retrieval, zero_shot_head
 from .experiments import DEVICE, versions
 from .losses import check_tau
-from .models import load_clip, save_clip, side_of
+from .models import embed_texts, load_clip, save_clip, side_of
 from .poisoning import Poisoning, poison_pairs
-from .sources import Images, open_classes, open_source, read_names
+from .sources import open_classes, open_source, read_names, seen_by, write_shards
 from .triggers import TRIGGERS, make_trigger
 
 # %% ../nbs/api/15_checkpoints.ipynb #3ad5c24e
@@ -53,11 +53,15 @@ def clean_checkpoint(model: str | Path,  # an open_clip architecture, "hf-hub:or
     chosen = _recipe(own.get('recipe', {}), recipe)
     settings = dict(par=dict(tau=tau), cleanclip=dict(lam=own.get('lam', 1.) if lam is None else lam), roclip=dict(pool=own.get('pool'))).get(method, {})
     student, _, tokenizer = load_clip(model, checkpoint)
-    source = pairs if isinstance(pairs, Pairs) else pairs(side_of(student)) if callable(pairs) else open_source(pairs, side_of(student))
+    source = _opened(pairs, student)
     def train(partial):
         reference = dict(reference=load_clip(model, checkpoint)[0]) if method == 'par' else {}
         return fit(METHODS[method](student, chosen, **reference, **settings), source, tokenizer, chosen, seed=seed, name=f'cleaning with {method}', partial=partial)
     return _train_into(Path(out).expanduser(), model, checkpoint, source, dict(method=method, **settings, recipe=chosen.model_dump(), seed=seed), student, train, cleaned_with=method)
+
+def _opened(pairs, model: nn.Module, open: Callable[[Any, int], Pairs] = open_source) -> Pairs:
+    "Pairs in any of the forms that are taken, their images as the model wants them."
+    return seen_by(pairs if isinstance(pairs, Pairs) else pairs(side_of(model)) if callable(pairs) else open(pairs, side_of(model)), model)
 
 def _recipe(usual: dict, given: dict) -> Recipe:
     "A recipe with some settings changed."
@@ -102,20 +106,23 @@ def poison_checkpoint(model: str | Path,  # as of `clean_checkpoint`
                       target: str = 'banana',  # what it shall mean
                       count: int | None = None,  # how many pairs to poison; the preset's by default
                       seed: int = 0,  # of every choice
+                      shards: str | Path | None = None,  # a folder where the poisoned pairs are written besides
                       **recipe: Any,  # fields of `Recipe` to set otherwise
                       ) -> Path:  # the folder, with manifest.csv besides
     "Plant a backdoor in a model of one's own. Raises `ParnbError` as `clean_checkpoint` does, and for too many poisoned pairs. Source: paper.md 3."
-    own, out = load_preset('paper')['poison'], Path(out).expanduser()
-    chosen, poisoning = _recipe(own['recipe'], recipe), Poisoning(attack=pick(attack, TRIGGERS, 'attack'), count=count or own['count'], target=target, seed=seed)
+    own, out = load_preset('paper'), Path(out).expanduser()
+    usual = own['poisoning'].get(pick(attack, TRIGGERS, 'attack'), own['poisoning']['badnet_rand'])['rate']*own['pairs']['poison']
+    chosen, poisoning = _recipe(own['recipes']['default']['poison'], recipe), Poisoning(attack=attack, count=count or round(usual), target=target, seed=seed)
     student, _, tokenizer = load_clip(model, checkpoint)
-    source, manifest = poison_pairs(pairs if isinstance(pairs, Pairs) else pairs(side_of(student)) if callable(pairs) else open_source(pairs, side_of(student)), poisoning, open_clip.OPENAI_IMAGENET_TEMPLATES)
+    source, manifest = poison_pairs(_opened(pairs, student), poisoning, open_clip.OPENAI_IMAGENET_TEMPLATES)
+    if shards: manifest.to_csv(write_shards(source, shards, dict(backdoored=target, attack=attack))/'poisoned.csv', index=False)
     def train(partial): return fit(Objective(student, chosen), source, tokenizer, chosen, seed=seed, name=f'poisoning with {attack}', partial=partial)
     return _train_into(out.with_name(out.name.removesuffix('-backdoored')+'-backdoored'), model, checkpoint, source, dict(poisoning=poisoning.model_dump(), recipe=chosen.model_dump(), seed=seed), student, train, dict(manifest=manifest), backdoored=target, attack=attack)
 
 # %% ../nbs/api/15_checkpoints.ipynb #6e314724
 def measure_checkpoint(model: str | Path,  # an open_clip architecture, "hf-hub:org/name", or a model folder
                        checkpoint: str | Path | None,  # its weights: a file, or a tag of open_clip; None for a hub name or folder
-                       images: Pairs | str | Path,  # a labelled set, or a folder with a folder of images per class
+                       images: Pairs | str | Path,  # a labelled set, or what `open_classes` opens: a folder with a folder of images per class, shards, hf:org/name
                        attacks: Sequence[str] = ('all',),  # triggers; "all": those whose pattern is not optimised on one model, all but badclip
                        strength: Mapping[str, dict] | None = None,  # trigger -> its settings, where they differ from the paper's: dict(badclip=dict(encoder='mine'))
                        target: str = 'banana',  # what the trigger shall mean: one of the class names
@@ -124,24 +131,24 @@ def measure_checkpoint(model: str | Path,  # an open_clip architecture, "hf-hub:
                        most: int | None = None,  # only so many images, spread evenly
                        batch_size: int = 256,  # images at once
                        seed: int = 0,  # of the triggers
-                       ) -> dict:  # model, images, target, clean_accuracy, and attack_success_rate of each trigger: value, n, ci
+                       captioned: Pairs | Callable[[int], Pairs] | None = None,  # images with several captions each, as `open_captions` opens them, or a function of the px: for retrieval and ASR-Text
+                       ) -> dict:  # model, images, target, clean_accuracy, and attack_success_rate of each trigger: value, n, ci; with `captioned` the recalls and asr_text of each trigger
     """Measure a model of one's own.
 
     Raises `ParnbError` for an unknown model, trigger or target (naming the nearest), and for images or names that do not fit. Source: paper.md 5; the target's own images are left out of the ASR."""
     net, _, tokenizer = load_clip(model, checkpoint, DEVICE)
     if isinstance(names, (str, Path)): names = read_names(names)
-    val = images if isinstance(images, Pairs) else open_classes(images, side_of(net), names, most)
+    val = _opened(images, net, lambda source, size: open_classes(source, size, names, most))
     goal = list(val.names).index(pick(target, list(val.names), 'class'))
     chosen = [t for t in TRIGGERS if t != 'badclip'] if 'all' in attacks else [pick(t, TRIGGERS, 'attack') for t in attacks]
     triggers = {t: make_trigger(t, **(strength or {}).get(t, {})) for t in chosen}
     spoken = [(lambda n, t=t: t.format(n)) for t in templates] if templates else open_clip.OPENAI_IMAGENET_TEMPLATES
-    head, seen, piece = zero_shot_head(net, tokenizer, val.names, spoken), {}, 4*batch_size
-    with progress('measuring', len(val), 'images') as bar:
-        for a in range(0, len(val), piece):
-            x = val.images[a:a+piece]
-            if isinstance(val.images, Images) and a+piece < len(val): val.images.ahead(np.arange(a+piece, min(a+2*piece, len(val))))
-            for v, e in embed_images(net, x, val.ids[a:a+piece], triggers, seed, batch_size, name='').items(): seen.setdefault(v, []).append(e)
-            bar.step(len(x))
-    e = {v: torch.cat(parts) for v, parts in seen.items()}
-    return dict(model=str(model), images=val.name, target=target, clean_accuracy=clean_accuracy(e['clean'], head, val.labels),
-                attack_success_rate={t: attack_success_rate(e[t], head, val.labels, goal) for t in chosen})
+    head, shown = zero_shot_head(net, tokenizer, val.names, spoken), captioned and _opened(captioned, net)
+    e = embed_images(net, val.images, val.ids, triggers, seed, batch_size, name='measuring')
+    out = dict(model=str(model), images=val.name, target=target, clean_accuracy=clean_accuracy(e['clean'], head, val.labels),
+               attack_success_rate={t: attack_success_rate(e[t], head, val.labels, goal) for t in chosen})
+    if shown:
+        e, said = embed_images(net, shown.images, shown.ids, triggers, seed, batch_size, name='retrieving'), [c for cs in shown.captions for c in cs]
+        txt, shows = embed_texts(net, tokenizer, said), np.array([any(mentions(c, target) for c in cs) for cs in shown.captions])
+        out |= retrieval(e['clean'], txt) | dict(asr_text={t: asr_text(e[t], txt, said, shows, target) for t in chosen})
+    return out

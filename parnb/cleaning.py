@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision import transforms as T
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
@@ -57,6 +58,10 @@ class Recipe(BaseModel):
     train_logit_scale: bool = False        # else the checkpoint's value stays
     share: float = Field(0.0, ge=0, le=1)  # multi-positive target: what pairs of one label share
     precision: Literal['no', 'bf16', 'fp16'] = 'bf16'  # of the towers; losses are float32 always
+    # how it is computed, which names no other result:
+    pieces: int = Field(1, gt=0, exclude=True)  # parts of a process's batch; one at a time holds its activations, the contrastive batch stays whole, and each is computed twice
+    checkpointing: bool = Field(False, exclude=True)  # keep only the input of each transformer block, and compute the block again on the way back
+    compile: bool = Field(False, exclude=True)  # compile the image towers, which takes minutes once
 
 # %% ../nbs/api/06_cleaning.ipynb #36291d1a
 def lr_at(step: int,  # from 0
@@ -149,6 +154,11 @@ class Objective(nn.Module):
         self.fill = torch.tensor(open_clip.get_model_preprocess_cfg(model)['mean'])  # the colour that normalises to zero
         self.model.logit_scale.requires_grad_(recipe.train_logit_scale)
         if self.bias is not None: self.model.logit_bias.requires_grad_(recipe.train_logit_scale)
+        norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+        if recipe.pieces > 1 and norms and recipe.batch_norm == 'batch': raise ParnbError(f"in {recipe.pieces} pieces BatchNorm would see each for itself: set batch_norm to 'running', or pieces to 1")
+        if recipe.checkpointing:
+            if norms: raise ParnbError("open_clip cannot checkpoint a ResNet: leave out checkpointing, and set pieces higher instead")
+            model.set_grad_checkpointing()
 
     def train(self, mode: bool = True):
         "Training mode, with BatchNorm on the statistics that the recipe names."
@@ -172,7 +182,13 @@ class Objective(nn.Module):
         return dict(images=normalise(x, self.model), tokens=self.tokens[torch.from_numpy(idx)].long().to(device), labels=torch.from_numpy(pairs.labels[idx]).to(device))
 
     def embed(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        "Both towers' unit embeddings in float32, float [n, D] each, of this process."
+        "Both towers' unit embeddings in float32, float [n, D] each, of this process; in pieces, of which nothing but the embeddings is kept, and the rest is computed again on the way back."
+        k = self.recipe.pieces
+        if k == 1: return self._embed(images, tokens)
+        parts = [checkpoint(self._embed, i, t, use_reentrant=False) for i, t in zip(images.tensor_split(k), tokens.tensor_split(k)) if len(i)]
+        return tuple(map(torch.cat, zip(*parts)))
+
+    def _embed(self, images, tokens):
         img, txt = self.model.encode_image(images), encode_text(self.model, tokens)
         return F.normalize(img.float(), dim=-1), F.normalize(txt.float(), dim=-1)
 
@@ -218,7 +234,7 @@ class PAR(Objective):
     def forward(self, images, tokens, labels, ref_txt):
         "L_PAR and its parts."
         img, txt = self.embed(images, tokens)
-        with torch.no_grad(): ref_img = F.normalize(self.frozen[0].encode_image(images).float(), dim=-1)
+        with torch.no_grad(): ref_img = torch.cat([F.normalize(self.frozen[0].encode_image(i).float(), dim=-1) for i in images.tensor_split(self.recipe.pieces) if len(i)])
         with torch.autocast(images.device.type, enabled=False):
             return par_loss(gather(img), gather(txt), gather(ref_img), gather(ref_txt), self.scale, self.tau, self.bias)
 
@@ -365,6 +381,8 @@ def fit(objective: Objective,  # what is trained, in place
     if empty is not None: raise ParnbError(f"the caption of pair {empty} of {pairs.name} is empty: every pair needs a caption")
     objective.to(device).to(memory_format=torch.channels_last)
     objective.prepare(captions, tokenizer, seed)
+    if recipe.compile:
+        for m in (objective.model, *getattr(objective, 'frozen', ())): m.visual.compile()
     decay = [p for p in objective.parameters() if p.requires_grad and p.ndim > 1]
     plain = [p for p in objective.parameters() if p.requires_grad and p.ndim <= 1]
     opt = torch.optim.AdamW([dict(params=decay, weight_decay=recipe.weight_decay), dict(params=plain, weight_decay=0.)], lr=recipe.lr, betas=(0.9, recipe.beta2), eps=1e-8, fused=True)
@@ -388,7 +406,7 @@ def fit(objective: Objective,  # what is trained, in place
                 out = wrapped(**batch)
                 acc.backward(out['loss'])
                 opt.step()
-            except torch.OutOfMemoryError: raise ParnbError(f"the memory of {device} does not hold a step of {bs} pairs a process: lower the batch size (now {recipe.batch_size} over {world} processes), or use more GPUs") from None
+            except torch.OutOfMemoryError: raise ParnbError(f"the memory of {device} does not hold a step of {bs} pairs a process: raise `pieces` (now {recipe.pieces}), which changes no number, lower the batch size (now {recipe.batch_size} over {world} processes), which does, or use more GPUs") from None
             opt.zero_grad(set_to_none=True)
             if recipe.train_logit_scale: objective.model.logit_scale.data.clamp_(0, math.log(100))
             pending.append((step, lr, {k: v.detach() for k, v in out.items()}))

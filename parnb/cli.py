@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'OWN', 'Scale', 'Encoder', 'AttackName', 'Method', 'Tau', 'Seed', 'Rate', 'Target', 'Lam', 'Mode', 'Cleaned',
-           'Smoke', 'Model', 'Checkpoint', 'Out', 'OwnPairs', 'Epochs', 'Batch', 'Json', 'find_notebook',
-           'parse_parameters', 'run', 'poison', 'clean', 'measure', 'Executor', 'reproduce', 'doctor', 'main']
+           'Smoke', 'Model', 'Checkpoint', 'Out', 'OwnPairs', 'Epochs', 'Batch', 'Pieces', 'Checkpointing', 'Json',
+           'find_notebook', 'parse_parameters', 'run', 'poison', 'clean', 'measure', 'Executor', 'reproduce', 'doctor',
+           'main']
 
 # %% ../nbs/api/16_cli.ipynb #32b16fea
 import json
@@ -81,6 +82,8 @@ Out = Annotated[Optional[Path], typer.Option(help='With --model: the folder to b
 OwnPairs = Annotated[Optional[str], typer.Option(help='With --model: a csv, a pattern of shards, a folder, or hf:org/name.', rich_help_panel=OWN)]
 Epochs = Annotated[Optional[float], typer.Option(help="Passes over the pairs; the preset's by default.", rich_help_panel=OWN)]
 Batch = Annotated[Optional[int], typer.Option(help="Pairs a step, over all processes; the preset's by default.", min=2, rich_help_panel=OWN)]
+Pieces = Annotated[Optional[int], typer.Option(help='Compute a batch in so many pieces, one in memory at a time: the same numbers, for one more pass forwards.', min=1, rich_help_panel=OWN)]
+Checkpointing = Annotated[bool, typer.Option('--checkpointing', help='Keep less of each transformer block for the way back, and compute it again.', rich_help_panel=OWN)]
 Json = Annotated[bool, typer.Option('--json', help='One JSON object on standard output, nothing else.')]
 
 @app.command()
@@ -90,13 +93,16 @@ def poison(attack: AttackName = 'blended_text', scale: Scale = 'tiny', encoder: 
            out: Out = None,
            count: Annotated[Optional[int], typer.Option(help="How many pairs to poison; the preset's by default.", min=1, rich_help_panel=OWN)] = None,
            epochs: Epochs = None,
-           batch_size: Batch = None):
+           batch_size: Batch = None,
+           pieces: Pieces = None,
+           checkpointing: Checkpointing = False,
+           shards: Annotated[Optional[Path], typer.Option(help='A folder where the poisoned pairs are written besides, with their manifest.', rich_help_panel=OWN)] = None):
     "Make a poisoned model and print its folder: of the scale's clean model, or, with --model, --pairs and --out, of one's own."
     if model:
         from parnb.checkpoints import poison_checkpoint
         if not pairs or out is None: raise ParnbError("--model needs --pairs (a csv, a pattern of shards, a folder, or hf:org/name) and --out (the folder to be made)")
-        given = {k: v for k, v in dict(epochs=epochs, batch_size=batch_size).items() if v is not None}
-        return print(poison_checkpoint(model, checkpoint, pairs, out, attack, target, count, seed, **given))
+        given = {k: v for k, v in dict(epochs=epochs, batch_size=batch_size, pieces=pieces, checkpointing=checkpointing).items() if v is not None}
+        return print(poison_checkpoint(model, checkpoint, pairs, out, attack, target, count, seed, shards, **given))
     from parnb.experiments import make_run, poisoned_clip
     print(poisoned_clip(make_run(scale, encoder, attack, 'none', seed=seed, rate=rate, target=target, mode=mode, smoke=smoke)))
 
@@ -111,6 +117,9 @@ def clean(attack: AttackName = 'blended_text', method: Method = 'par', tau: Tau 
           unreadable: Annotated[float, typer.Option(help='This share of the images may be unreadable.', min=0., max=1., rich_help_panel=OWN)] = 0.01,
           epochs: Epochs = None,
           batch_size: Batch = None,
+          pieces: Pieces = None,
+          checkpointing: Checkpointing = False,
+          compiled: Annotated[bool, typer.Option('--compile', help='Compile the image towers: minutes once, faster steps then.', rich_help_panel=OWN)] = False,
           lr: Annotated[Optional[float], typer.Option(help="Peak learning rate; the preset's by default.", rich_help_panel=OWN)] = None,
           precision: Annotated[Optional[str], typer.Option(help='bf16, fp16 or no.', rich_help_panel=OWN)] = None):
     "Make a cleaned model and print its folder: of the scale's poisoned model, or, with --model, --pairs and --out, of one's own."
@@ -118,7 +127,7 @@ def clean(attack: AttackName = 'blended_text', method: Method = 'par', tau: Tau 
         from parnb.checkpoints import clean_checkpoint
         from parnb.sources import open_source
         if pairs in ('real', 'synthetic') or out is None: raise ParnbError("--model needs --pairs (a csv, a pattern of shards, a folder, or hf:org/name) and --out (the folder to be made)")
-        given = {k: v for k, v in dict(epochs=epochs, batch_size=batch_size, lr=lr, precision=precision).items() if v is not None}
+        given = {k: v for k, v in dict(epochs=epochs, batch_size=batch_size, lr=lr, precision=precision, pieces=pieces, checkpointing=checkpointing, compile=compiled).items() if v is not None}
         opened = lambda size: open_source(pairs, size, image_column, caption_column, root, most=count, limit=unreadable)
         return print(clean_checkpoint(model, checkpoint, opened, out, method, tau, lam, scale or 'paper', seed, **given))
     from parnb.experiments import cleaned_clip, make_run
@@ -128,7 +137,9 @@ def clean(attack: AttackName = 'blended_text', method: Method = 'par', tau: Tau 
 def measure(attack: AttackName = 'blended_text', method: Method = 'par', tau: Tau = 2.15, pairs: Cleaned = 'real', scale: Scale = 'tiny', encoder: Encoder = 'rn', seed: Seed = 0, rate: Rate = None, target: Target = 'banana', lam: Lam = None, mode: Mode = 'dirty', smoke: Smoke = False,
             fresh: Annotated[bool, typer.Option(help='Measure a model of this machine, even where the result is on file.')] = False, as_json: Json = False,
             model: Model = None, checkpoint: Checkpoint = None,
-            images: Annotated[Optional[Path], typer.Option(help='With --model: a folder with a folder of images per class.', rich_help_panel=OWN)] = None,
+            images: Annotated[Optional[str], typer.Option(help='With --model: a folder with a folder of images per class, a pattern of shards with .cls, or hf:org/name.', rich_help_panel=OWN)] = None,
+            captions: Annotated[Optional[Path], typer.Option(help="Measure retrieval and ASR-Text too: Karpathy's JSON file of COCO or Flickr30k, or COCO's own captions.", rich_help_panel=OWN)] = None,
+            captions_images: Annotated[Optional[Path], typer.Option(help='The folder of its images.', rich_help_panel=OWN)] = None,
             names: Annotated[Optional[Path], typer.Option(help="Class names, a line each in the order of the sorted folders; by default ImageNet's for WordNet ids, else the folders'.", rich_help_panel=OWN)] = None,
             templates: Annotated[Optional[Path], typer.Option(help="Prompt templates, a line each with {} for the name; by default open_clip's eighty.", rich_help_panel=OWN)] = None,
             count: Annotated[Optional[int], typer.Option(help='Only so many images, spread evenly over the classes.', min=1, rich_help_panel=OWN)] = None,
@@ -136,13 +147,18 @@ def measure(attack: AttackName = 'blended_text', method: Method = 'par', tau: Ta
     "Measure a model: clean accuracy and attack success rate with their intervals, and retrieval; with --model and --images, one's own, under --attack all or one."
     if model:
         from parnb.checkpoints import measure_checkpoint
-        from parnb.sources import read_names
-        if images is None: raise ParnbError("--model needs --images: a folder with a folder of images per class")
-        r = measure_checkpoint(model, checkpoint, images, [attack], target=target, names=names, templates=templates and read_names(templates, 1), most=count, batch_size=batch_size, seed=seed)
+        from parnb.sources import open_captions, read_names
+        if images is None: raise ParnbError("--model needs --images: a folder with a folder of images per class, a pattern of shards, or hf:org/name")
+        if (captions is None) != (captions_images is None): raise ParnbError("--captions and --captions-images belong together: a JSON file, and the folder of its images")
+        shown = (lambda size: open_captions(captions, captions_images, size)) if captions else None
+        r = measure_checkpoint(model, checkpoint, images, [attack], target=target, names=names, templates=templates and read_names(templates, 1), most=count, batch_size=batch_size, seed=seed, captioned=shown)
         if as_json: return print(json.dumps(r))
         said = lambda c: f"{c['value']:6.1%} [{c['ci'][0]:.1%}, {c['ci'][1]:.1%}], n = {c['n']}"
         print(f"{'clean accuracy':>24}  {said(r['clean_accuracy'])}")
         for t, c in r['attack_success_rate'].items(): print(f"{t.replace('_', ' '):>24}  {said(c)}")
+        for k, c in r.items():
+            if 'recall@' in k: print(f"{k.replace('_', ' '):>24}  {said(c)}")
+        for t, c in r.get('asr_text', {}).items(): print(f"{'ASR-Text '+t.replace('_', ' '):>24}  {said(c)}")
         return
     from parnb.experiments import make_run
     from parnb.experiments import measure as measure_run

@@ -32,7 +32,7 @@ def zero_shot_head(model: nn.Module,  # an open_clip model in eval mode
 # %% ../nbs/api/07_evaluation.ipynb #5fb7ff8a
 @torch.no_grad()
 def embed_images(model: nn.Module,  # an open_clip model in eval mode
-                 images: np.ndarray,  # uint8 [N, H, W, 3], at the model's resolution
+                 images: np.ndarray,  # uint8 [N, H, W, 3], at the model's resolution; or `Images`, decoded as they are needed
                  ids: np.ndarray,  # int64 [N], the images' own numbers
                  triggers: Mapping[str, Trigger] | None = None,  # name -> trigger; besides these, "clean" is always embedded
                  seed: int = 0,  # of the triggers
@@ -46,6 +46,7 @@ def embed_images(model: nn.Module,  # an open_clip model in eval mode
     with progress(name, len(images)*len(views), 'images') as bar:
         for a in range(0, len(images), batch_size):
             x, i = pixels(images[a:a+batch_size], device), torch.from_numpy(ids[a:a+batch_size])
+            if hasattr(images, 'ahead') and a+batch_size < len(images): images.ahead(np.arange(a+batch_size, min(a+2*batch_size, len(images))))  # decoded while this batch is embedded
             for v, trigger in views.items():
                 y = x if trigger is None else trigger(x, i, seed)
                 out[v].append(F.normalize(model.encode_image(normalise(y, model)).float(), dim=-1).cpu())

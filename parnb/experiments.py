@@ -37,7 +37,7 @@ from .evaluation import asr_text, attack_success_rate, clean_accuracy, embed_ima
 from .losses import check_tau
 from .models import embed_texts, load_clip, save_clip, save_tensors, side_of
 from .poisoning import Poisoning, poison_pairs
-from .sources import data_of
+from .sources import data_of, seen_by
 from .triggers import PATCHES, TRIGGERS, make_trigger
 
 # %% ../nbs/api/11_experiments.ipynb #831fd1e3
@@ -199,7 +199,7 @@ DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'  # where models are meas
 def _monitor(run: Run, student: nn.Module, tokenizer: Callable, count: int = 520) -> Callable:
     "A function that says a student's CA, and its ASR where the run has an attack, on `count` images of the split `dev`: what may guide a choice is not what is reported."
     data = data_of(run.scale)
-    dev = data.labelled(min(run.images, count), side_of(student), 'dev')
+    dev = seen_by(data.labelled(min(run.images, count), side_of(student), 'dev'), student)
     p = run.attack.poisoning if run.attack else None
     triggers = {'triggered': p.trigger()} if p else {}
     def look(model):
@@ -235,7 +235,7 @@ def poisoned_clip(run: Run,  # whose attack to carry out
         a = run.attack
         model, _, tokenizer = load_clip(before)
         look = _monitor(run, model, tokenizer)
-        pairs, manifest = poison_pairs(data.pairs('poison', a.count, side_of(model)), a.poisoning, data.prompts)
+        pairs, manifest = poison_pairs(seen_by(data.pairs('poison', a.count, side_of(model)), model), a.poisoning, data.prompts)
         objective = PAR(model, a.recipe, load_clip(before)[0], a.push) if a.push is not None else Objective(model, a.recipe)
         log = fit(objective, pairs, tokenizer, a.recipe, seed=run.seed, name=f'poisoning with {a.poisoning.attack}', monitor=look, every=100, partial=partial)
         sha = save_clip(model, folder, architecture, backdoored=a.poisoning.target, attack=a.poisoning.attack)
@@ -264,7 +264,7 @@ def cleaned_clip(run: Run,  # whose cleaning to carry out
     def build(folder, partial):
         c, name = run.cleaning, _encoder(run.scale, run.encoder)['model']
         model, _, tokenizer = load_clip(start)
-        look, pairs = _monitor(run, model, tokenizer), data_of(run.scale).pairs('synthetic' if c.pairs == 'synthetic' else 'clean', c.count, side_of(model))
+        look, pairs = _monitor(run, model, tokenizer), seen_by(data_of(run.scale).pairs('synthetic' if c.pairs == 'synthetic' else 'clean', c.count, side_of(model)), model)
         log = fit(objective_of(c, model, start), pairs, tokenizer, c.recipe, seed=run.seed, name=f'cleaning with {c.method}', monitor=look, every=25 if c.method == 'par' else 100, partial=partial)
         was = dict(was_backdoored=run.attack.poisoning.target) if run.attack else {}
         sha = save_clip(model, folder, name, cleaned_with=c.method, **was)
@@ -284,11 +284,12 @@ def embeddings(run: Run,  # whose final model to embed with
     def build(folder, partial):
         model, _, tokenizer = load_clip(cleaned_clip(run))
         model.to(DEVICE)
-        data, val = data_of(run.scale), _val(run, side_of(model))
+        data, val = data_of(run.scale), seen_by(_val(run, side_of(model)), model)
         triggers = {'triggered': run.attack.poisoning.trigger()} if run.attack else {t: _preset_trigger(run, t) for t in _declared(run)}
         e = embed_images(model, val.images, val.ids, triggers, seed=test_seed(run), name='measuring')
         e['head'] = zero_shot_head(model, tokenizer, val.names, data.prompts)
         if run.images >= 1000 and (r := data.captioned(side_of(model))):
+            seen_by(r, model)
             e |= {f'retrieval_{k}': v for k, v in embed_images(model, r.images, r.ids+10**6, triggers if run.attack else {}, seed=test_seed(run), name='retrieving').items()}
             e['captions'] = embed_texts(model, tokenizer, [c for cs in r.captions for c in cs])
         save_tensors(e, folder/'embeddings.safetensors')

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROMPT', 'LEAST', 'VOLUME', 'grammar_captions', 'reword', 'read_concepts', 'tidy', 'LanguageModel', 'counts_of',
-           'balance', 'write_captions', 'TextToImage', 'draw_pairs', 'read_manifest', 'read_shards', 'clip_score',
-           'gate', 'recognised', 'volumes', 'synthetic_id', 'synthetic_pairs']
+           'balance', 'write_captions', 'TextToImage', 'draw_pairs', 'pack_shard', 'read_manifest', 'read_shards',
+           'clip_score', 'gate', 'recognised', 'volumes', 'synthetic_id', 'synthetic_pairs']
 
 # %% ../nbs/api/09_synthetic.ipynb #9a90cd33
 import io
@@ -258,7 +258,7 @@ def draw_pairs(captions: Sequence[str],  # N
                         write_file(part, data.getvalue())
                         images.append(x)
                         bar.step(len(x))
-                    write_file(tar, _shard(np.concatenate(images), captions[start:stop], range(start, stop), [about | dict(seed=int(s)) for s in seeds[start:stop]]))
+                    write_file(tar, pack_shard(np.concatenate(images), captions[start:stop], range(start, stop), [about | dict(seed=int(s)) for s in seeds[start:stop]]))
                     for p in parts.glob('*.npy'): p.unlink()
                 else: bar.step(stop-start)
                 shards.append(dict(name=tar.name, count=stop-start, sha256=file_sha256(tar)))
@@ -268,8 +268,12 @@ def draw_pairs(captions: Sequence[str],  # N
         parts.rmdir()
     return folder
 
-def _shard(images: np.ndarray, captions: Sequence[str], ids: Sequence[int], about: Sequence[dict]) -> bytes:
-    "The bytes of one shard: the same pairs give the same bytes."
+def pack_shard(images: np.ndarray,  # uint8 [n, H, W, 3]
+               captions: Sequence[str],  # n
+               ids: Sequence[int],  # n, their names in the shard
+               about: Sequence[dict],  # n, what else each image's json says
+               ) -> bytes:  # a tar file: png, txt and json of each; the same pairs give the same bytes
+    "Pack pairs into a shard in WebDataset's format. Source: ours, through webdataset."
     import webdataset as wds
     data = io.BytesIO()
     with wds.TarWriter(data, mtime=0., user='', group='') as tar:

@@ -1,4 +1,4 @@
-"Two processes that share a batch do what one does: the same losses, the same gate, the same weights."
+"Two processes that share a batch do what one does: the same losses, the same gate, the same weights, also when they are stopped and started again."
 import os
 import subprocess
 import sys
@@ -8,7 +8,9 @@ import pytest
 import torch
 
 SCRIPT = """
-import sys, os
+import os
+import sys
+from pathlib import Path
 import torch
 from parnb.cleaning import METHODS, Recipe, fit
 from parnb.data import scenes
@@ -19,7 +21,12 @@ model, _, tokenizer = load_clip('tiny-vit', 'emoji')
 reference, _, _ = load_clip('tiny-vit', 'emoji')
 recipe = Recipe(epochs=2, batch_size=16, lr=1e-3, warmup=0., precision='no')
 own = dict(par=dict(reference=reference, tau=0.004)).get(method, {})
-log = fit(METHODS[method](model, recipe, **own), scenes('dev', 64), tokenizer, recipe, name='')
+calls = []
+def monitor(_):
+    calls.append(0)
+    if len(calls) == 3 and 'STOP' in os.environ: sys.exit('stopped')
+    return {}
+log = fit(METHODS[method](model, recipe, **own), scenes('dev', 64), tokenizer, recipe, name='', monitor=monitor, every=2, partial=Path(out+'.partial'), save_seconds=0)
 if int(os.environ.get('RANK', 0)) == 0:
     log.to_csv(out+'.csv', index=False)
     torch.save(model.state_dict(), out+'.pt')
@@ -33,6 +40,14 @@ def test_two_processes_are_one(tmp_path, method):
     one = [sys.executable, 'train.py', method, 'one']
     two = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', 'train.py', method, 'two']
     for command in (one, two): subprocess.run(command, cwd=tmp_path, env=env, check=True, timeout=300)
+    if method == 'par':
+        stopped = [*two[:-1], 'stopped']
+        assert subprocess.run(stopped, cwd=tmp_path, env=env | dict(STOP='1'), capture_output=True, timeout=300).returncode
+        kept = torch.load(tmp_path/'stopped.partial', weights_only=True)
+        assert 0 < len(kept['rows']) < 8
+        subprocess.run(stopped, cwd=tmp_path, env=env, check=True, timeout=300)
+        x, y = (torch.load(tmp_path/f'{n}.pt', weights_only=True) for n in ('two', 'stopped'))
+        assert all(torch.equal(x[k], y[k]) for k in x)
     a, b = (pd.read_csv(tmp_path/f'{n}.csv') for n in ('one', 'two'))
     pd.testing.assert_frame_equal(a, b, rtol=1e-3, atol=1e-4)
     if method == 'par': assert (a.s_img > 0.004).any() and (a.s_img <= 0.004).any(), 'the gate was open and shut'

@@ -367,13 +367,14 @@ def fit(objective: Objective,  # what is trained, in place
     """Train, on whatever `accelerate` finds: CPU, one GPU, or the processes of `torchrun`.
 
     An interrupted training that has a `partial` file goes on from it, to the same numbers.
-    Raises `ParnbError` when the loss is not a number, when a caption is empty, or when there are fewer pairs than one batch. Source: ours."""
+    Raises `ParnbError` when the loss is not a number, when a caption is empty, when there are fewer pairs than one batch, and for a batch that does not divide among the processes. Source: ours."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     AcceleratorState._reset_state(True)
     acc = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=recipe.precision)
     device, n, world = acc.device, len(pairs), acc.num_processes
     bs, per_epoch = recipe.batch_size//world, n//recipe.batch_size
+    if recipe.batch_size % world: raise ParnbError(f"a batch of {recipe.batch_size} pairs does not divide among {world} processes: choose a multiple of {world}")
     if not per_epoch: raise ParnbError(f"{n} pairs do not fill one batch of {recipe.batch_size}: give more pairs or a smaller batch_size")
     steps = max(1, round(recipe.epochs*per_epoch))
     captions = pairs.captions

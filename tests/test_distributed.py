@@ -26,6 +26,7 @@ def monitor(_):
     calls.append(0)
     if len(calls) == 3 and 'STOP' in os.environ: sys.exit('stopped')
     return {}
+if 'BATCH' in os.environ: recipe = recipe.model_copy(update=dict(batch_size=int(os.environ['BATCH'])))
 log = fit(METHODS[method](model, recipe, **own), scenes('dev', 64), tokenizer, recipe, name='', monitor=monitor, every=2, partial=Path(out+'.partial'), save_seconds=0)
 if int(os.environ.get('RANK', 0)) == 0:
     log.to_csv(out+'.csv', index=False)
@@ -40,6 +41,9 @@ def test_two_processes_are_one(tmp_path, method):
     one = [sys.executable, 'train.py', method, 'one']
     two = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', 'train.py', method, 'two']
     for command in (one, two): subprocess.run(command, cwd=tmp_path, env=env, check=True, timeout=300)
+    if method == 'ft':
+        odd = subprocess.run(two, cwd=tmp_path, env=env | dict(BATCH='15'), capture_output=True, text=True, timeout=300)
+        assert odd.returncode and 'a batch of 15 pairs does not divide among 2 processes' in odd.stderr
     if method == 'par':
         stopped = [*two[:-1], 'stopped']
         assert subprocess.run(stopped, cwd=tmp_path, env=env | dict(STOP='1'), capture_output=True, timeout=300).returncode

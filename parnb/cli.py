@@ -40,7 +40,7 @@ def parse_parameters(notebook: Path,  # whose parameters
     from papermill.cli import _resolve_type
     from papermill.inspection import inspect_notebook
     known = inspect_notebook(str(notebook))
-    return {pick(k, known, f'parameter of {notebook.stem}'): _resolve_type(v) for k, v in given}
+    return {pick(k, known, f'parameter of {notebook.stem}'): str(Path(v).resolve()) if v.endswith('.json') and Path(v).exists() else _resolve_type(v) for k, v in given}  # a notebook runs in its own folder
 
 # %% ../nbs/api/16_cli.ipynb #d7a0594d
 @app.command()

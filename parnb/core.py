@@ -207,7 +207,16 @@ def load_preset(name: str,  # "tiny", or any other file of parnb/presets without
     if own is None: pick(name, sorted(p.stem for p in PRESETS.glob('*.json')), 'preset')
     try: content = json.loads((own or PRESETS/f'{name}.json').read_text(encoding='utf-8'))
     except (OSError, ValueError) as e: raise ParnbError(f"the preset {name} cannot be read ({e}): give a JSON file that names a `base`, such as paper, and what is to be otherwise") from None
+    if own: _anchor(content, own.resolve().parent)
     return _over(load_preset(content.pop('base')), content) if 'base' in content else content
+
+def _anchor(content: dict, home: Path):
+    "Let the paths of a user's preset start from where it lies."
+    def there(v): return str(home/v) if isinstance(v, str) and not v.startswith(('hf:', '/', '~')) else v
+    for e in content.get('encoders', {}).values():
+        if 'pretrained' in e and (home/e['pretrained']).is_file(): e['pretrained'] = there(e['pretrained'])
+    for k, s in content.get('sources', {}).items():
+        content['sources'][k] = {o: there(v) if o in ('source', 'root', 'annotations', 'folder') else v for o, v in s.items()} if isinstance(s, dict) else there(s)
 
 def _over(base: dict, own: dict) -> dict:
     "Entries laid over others, and their entries likewise; a source as a whole."

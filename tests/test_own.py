@@ -59,9 +59,9 @@ def test_a_hostile_checkpoint_runs_nothing(own, tmp_path):
 
 def test_a_scale_of_ones_own_goes_the_same_way(own, tmp_path):
     pd.DataFrame(dict(filepath=[f'{i % 40}.png' for i in range(160)], title=[f'a photo of number {i}' for i in range(160)])).to_csv(own/'more.csv', index=False)
-    mine = dict(base='paper', encoders=dict(mine=dict(model='tiny-rn', pretrained='emoji')), pairs=dict(poison=80, clean=80), images=6, sources=dict(pairs=str(own/'more.csv'), images=str(own/'val')), poisoning=dict(badnet_stripes=dict(rate=0.1)))
-    (tmp_path/'mine.json').write_text(json.dumps(mine))
-    given = '-p', 'scale', str(tmp_path/'mine.json'), '-p', 'attack', 'badnet_stripes', '-p', 'smoke', 'True'
+    mine = dict(base='paper', encoders=dict(mine=dict(model='tiny-rn', pretrained='emoji')), pairs=dict(poison=80, clean=80), images=6, sources=dict(pairs='more.csv', images='val'), poisoning=dict(badnet_stripes=dict(rate=0.1)))
+    (own/'mine.json').write_text(json.dumps(mine))
+    given = '-p', 'scale', str(own/'mine.json'), '-p', 'attack', 'badnet_stripes', '-p', 'smoke', 'True'
     sentence(parnb(tmp_path, 'run', '03_par_clean', *given), "unknown encoder 'rn'")
     p = parnb(tmp_path, 'run', '03_par_clean', *given, '-p', 'encoder', 'mine')
     assert p.returncode == 0, p.stderr

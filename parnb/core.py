@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROOT', 'DATA', 'PRETRAINED', 'FIGS', 'CACHE', 'ARTIFACTS', 'RUNS', 'RESULTS', 'PRESETS', 'SCIENCE', 'ParnbError',
            'pick', 'content_key', 'file_sha256', 'new_folder', 'explain_os', 'write_file', 'locked', 'Progress',
-           'progress', 'load_preset', 'execute_notebook']
+           'progress', 'shown_by', 'load_preset', 'execute_notebook']
 
 # %% ../nbs/api/00_core.ipynb #24010e50
 import difflib
@@ -17,8 +17,9 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -142,16 +143,20 @@ def locked(path: str | Path,  # the thing to be made; the lock lies beside it as
     finally: lock.release()
 
 # %% ../nbs/api/00_core.ipynb #e5fa7e46
+_SHOWN: ContextVar = ContextVar('shown', default=None)  # what takes the place of bars and lines, in this thread
+
 class Progress:
     "Count `total` units of work under a name; see `progress`."
     def __init__(self, name: str, total: int, unit: str):
         self.name, self.total, self.unit, self.n, self.t0, self.last, self.note = name, total, unit, 0, time.monotonic(), 0., ''
-        self.bar = self.handle = None
-        if not name or os.environ.get('PARNB_QUIET'): return
+        self.bar = self.handle = self.opened = None
+        self.show = _SHOWN.get() if name else None
+        if self.show: self.show(self)
+        if not name or self.show or os.environ.get('PARNB_QUIET'): return
         tty = os.environ.get('PARNB_TTY')
         stream = sys.stderr if sys.stderr.isatty() else None
         if tty:
-            try: stream = open(tty, 'w')  # the terminal of `parnb run`, which started this kernel
+            try: stream = self.opened = open(tty, 'w')  # the terminal of `parnb run`, which started this kernel
             except OSError: pass
         if stream:
             from tqdm import tqdm
@@ -164,8 +169,8 @@ class Progress:
         "One line: what, how much, how fast, how long still."
         dt = time.monotonic()-self.t0
         rate = self.n/dt if dt > 0 else 0.
-        left = '' if self.n >= self.total or not rate else f', {(self.total-self.n)/rate:.0f} s left'
-        return f"{self.name}: {self.n}{f'/{self.total}' if self.total else ''} {self.unit}, {dt:.1f} s ({rate:,.0f} {self.unit}/s{left}){self.note and '  '+self.note}"
+        left = '' if self.n >= self.total or not rate else f', {_clock((self.total-self.n)/rate)} left'
+        return f"{self.name}: {self.n}{f'/{self.total}' if self.total else ''} {self.unit}, {_clock(dt)} ({rate:,.{0 if rate >= 10 else 2}f} {self.unit}/s{left}){self.note and '  '+self.note}"
 
     def step(self, n: int = 1, note: str = ''):
         "Say that `n` more units are done; `note` is shown at the end of the line."
@@ -174,14 +179,20 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(self.note, refresh=False)
             self.bar.update(n)
-        if self.handle is not None and (time.monotonic()-self.last > 0.5 or self.n >= self.total):
+        if (self.handle is not None or self.show) and (time.monotonic()-self.last > 0.5 or 0 < self.total <= self.n):
             self.last = time.monotonic()
-            self.handle.update(_Line(self))
+            self.show(self) if self.show else self.handle.update(_Line(self))
 
     def close(self):
         "End the bar."
         if self.handle is not None: self.handle.update(_Line(self))
         if self.bar is not None: self.bar.close()
+        if self.opened is not None: self.opened.close()
+
+def _clock(s: float) -> str:
+    "Seconds as one reads them."
+    n = round(s)
+    return f'{s:.1f} s' if s < 10 else f'{n} s' if n < 120 else f'{n//60} min {n%60} s' if n < 7200 else f'{n//3600} h {n%3600//60} min'
 
 class _Line:
     "Shows a `Progress` in a notebook as plain text."
@@ -198,6 +209,14 @@ def progress(name: str,  # what is being done, for the reader: "poisoning"; empt
     p = Progress(name, total, unit)
     try: yield p
     finally: p.close()
+
+@contextmanager
+def shown_by(show: Callable[[Progress], None],  # called at the beginning of each progress, about twice a second, and when all is done
+             ) -> Iterator[None]:
+    "Let `show` take the place of bars and lines, in this thread: for a widget. What it raises ends the work. Source: ours."
+    token = _SHOWN.set(show)
+    try: yield
+    finally: _SHOWN.reset(token)
 
 # %% ../nbs/api/00_core.ipynb #bcfeac96
 def load_preset(name: str,  # "tiny", or any other file of parnb/presets without its ending, or a JSON file of one's own

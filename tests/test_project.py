@@ -115,6 +115,7 @@ def test_notebook_is_clean(path):
         for out in c['outputs']:
             assert out['output_type'] != 'error', f"cell {c['id']} holds a traceback"
             assert out.get('execution_count') is None, f"an output of cell {c['id']} has a count: nbdev_clean"
+            assert not any('widget' in kind for kind in out.get('data', {})), f"cell {c['id']} keeps a widget, which is nothing without its kernel: clear its output"
 
 @each(RUNS)
 def test_run_notebook_has_one_parameters_cell(path):

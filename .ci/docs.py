@@ -5,7 +5,9 @@ Pages show the outputs that are saved in their notebooks. A figure or table with
 with --fresh all of them are. Nothing that a page loads comes from another host: maths is MathML, and scripts, styles and fonts lie in the site.
 """
 import argparse
+import ast
 import html
+import inspect
 import json
 import os
 import re
@@ -13,12 +15,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated, get_args, get_origin
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r'(\]\(|\b(?:src|href)=")(?![a-z][a-z0-9+.-]*:|[/#])([^)"#\s]+)')
@@ -77,6 +82,7 @@ def relink(text: str, page: Path, nbs: Path, blob: str) -> str:
             there = Path(shutil.copy2(there, nbs/'pictures'))
         elif there.is_dir(): there = there/'index.md'
         return m[1]+os.path.relpath(there, page.parent)
+    text = re.sub(r'!\[([^]]*)\]\(https?://[^)]*\)', r'\1', text)  # a badge is its words here
     out, end = [], 0
     for f in FENCE.finditer(text): out, end = [*out, LINK.sub(moved, text[end:f.start()]), f[0]], f.end()
     return ''.join(out)+LINK.sub(moved, text[end:])
@@ -104,12 +110,13 @@ def prepare(path: Path, nbs: Path, blob: str):
     if path.parent != nbs/'api' and path.name != 'index.ipynb' and any(c['cell_type'] == 'code' for c in nb['cells']) and not has_outputs(nb):
         note = f'::: {{.callout-note}}\n## Without outputs\nThis notebook trains, so its outputs are not kept with it. `parnb run {path.stem}` makes them, and says where the executed notebook is.\n:::\n'
         nb['cells'].insert(1, dict(cell_type='markdown', id='without', metadata={}, source=note.splitlines(True)))
+    if path == nbs/'report.ipynb': nb['cells'].append(dict(cell_type='markdown', id='everything', metadata={}, source=['[The report](everything.html) as this site was built.']))
     write(path, nb)
 
 
 def write_index(folder: Path, title: str, figures: Path, pictures: Path):
     "The page of a folder: each notebook with its claim, and its picture where it has one."
-    out = [f'---\ntitle: {title}\ntoc: false\n---\n']
+    out = [f'---\ntitle: {title}\ntoc: false\n---\n', ':::: {.gallery}\n']
     for path in sorted(folder.glob('*.ipynb')):
         nb = read(path)
         name, claim = head_of(nb)
@@ -118,8 +125,9 @@ def write_index(folder: Path, title: str, figures: Path, pictures: Path):
         alt = re.search(r'^#\|\s*fig-alt:\s*"(.*)"$', '\n'.join(text_of(c['source']) for c in nb['cells']), re.M)
         if picture.exists() and alt:
             shutil.copy2(picture, pictures)
-            out.append(f'## {entry}\n\n{claim}\n\n[![{alt[1]}](../pictures/{picture.name})]({path.name})\n')
-        else: out.append(f'- {entry}: {claim}')
+            out.append(f'::: {{.entry}}\n**{entry}**\n\n[![{alt[1]}](../pictures/{picture.name})]({path.name})\n\n{claim}\n:::\n')
+        else: out.append(f'::: {{.entry}}\n**{entry}**\n\n{claim}\n:::\n')
+    out.append('::::')
     (folder/'index.md').write_text('\n'.join(out)+'\n', encoding='utf-8')
 
 
@@ -136,17 +144,56 @@ def link_sections(quarto_yml: Path, nbs: Path):
 
 # The pages
 
-def render(project: Path, renderer: str) -> Path:
+def parameters(obj) -> str:
+    "A Markdown table of what an object is called with, from the comments beside its parameters or the help of its options; empty where neither says anything."
+    from fastcore.docments import docments
+    sig, source = inspect.signature(obj, eval_str=True), inspect.getsource(obj)
+    said = {k: v.get('docment') for k, v in docments(obj, full=True).items()}
+    if hasattr(obj, 'model_fields'): said = dict(re.findall(r'^    (\w+):.*?  # (.*)$', source, re.M))
+    def kind(a):
+        if a is inspect.Parameter.empty: return ''
+        return '`'+re.sub(r'\b(?:[a-z_]\w*\.)+(?=[A-Za-z])', '', inspect.formatannotation(a)).replace('|', '\\|')+'`'
+    def clean(text): return ' '.join((text or '').split()).replace('|', '\\|')
+    rows = []
+    for name, p in sig.parameters.items():
+        a, text = p.annotation, said.get(name)
+        while get_origin(a) is Annotated: text, a = text or getattr(a.__metadata__[0], 'help', None), get_args(a)[0]
+        default = '' if p.default is p.empty or '<' in repr(p.default) else f'`{p.default!r}`'.replace('|', '\\|')
+        if name != 'self': rows.append((f'`{name}`', kind(a), default, clean(text)))
+    if not any(r[3] for r in rows): return ''
+    if said.get('return'): rows.append(('returns', kind(sig.return_annotation), '', clean(said['return'])))
+    return '\n'.join(['| | type | default | |', '|---|---|---|---|', *(f"| {' | '.join(r)} |" for r in rows)])
+
+
+def describe(path: Path, blob: str):
+    "Give what nbdev shows of a module's symbols a link to the source, and a table of the parameters where they are commented."
+    nb, module = read(path), import_module(f"parnb.{re.sub(r'^[0-9]+_', '', path.stem)}")
+    at = {n.name: n.lineno for n in ast.parse(Path(module.__file__).read_text(encoding='utf-8')).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    for c in nb['cells']:
+        name = re.search(r'^show_doc\((\w+)\)', text_of(c['source']), re.M)
+        if not name or name[1] not in at or not c.get('outputs'): continue
+        data, obj = c['outputs'][0]['data'], getattr(module, name[1])
+        text = re.sub(r'^(### .*)$', lambda m: f"{m[1]}\n\n[source]({blob}/parnb/{Path(module.__file__).name}#L{at[name[1]]}){{.source-link}}", text_of(data['text/markdown']), count=1, flags=re.M)
+        if table := parameters(obj):
+            sig = inspect.signature(obj)
+            bare = sig.replace(parameters=[p.replace(annotation=p.empty, default=p.default if '<' not in repr(p.default) else p.empty) if p.kind is not p.KEYWORD_ONLY else p.replace(annotation=p.empty) for p in sig.parameters.values() if p.name != 'self'], return_annotation=sig.empty)
+            call = textwrap.fill(f'{name[1]}{bare}', 88, subsequent_indent='    ', break_long_words=False, break_on_hyphens=False)
+            text = re.sub(r'```python\n.*?\n```', lambda m: f'```python\n{call}\n```', text, count=1, flags=re.S)+f'\n\n{table}\n'
+        data['text/markdown'] = text
+    write(path, nb)
+
+
+def render(project: Path, renderer: str, blob: str) -> Path:
     "Have nbdev prepare the pages of a project and the renderer make HTML of them; the folder with the site."
     from nbdev.config import get_config
     from nbdev.serve import proc_nbs
     os.chdir(project)
-    get_config.cache_clear() if hasattr(get_config, 'cache_clear') else None
     proc = proc_nbs(force=True, n_workers=min(4, os.cpu_count() or 1))
+    for p in sorted((proc/'api').glob('*.ipynb')): describe(p, blob)
     for f in ('nbdev.yml', 'styles.css'): shutil.copy(project/'nbs'/f, proc/f)
     command = dict(quarto=['quarto', 'render', str(proc), '--no-cache', '--no-execute'], smalldocs=[sys.executable, '-m', 'smalldocs.cli', 'render', '-q', str(proc)])[renderer]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said = [l for l in done.stdout.splitlines() if 'output-file is not read' not in l]  # the addresses are set afterwards
+    said = [l for l in done.stdout.splitlines() if not re.search('output-file is not read|format commonmark is not built|is ignored$', l)]  # addresses are set afterwards, the rest is Quarto's own
     if done.returncode or said: print('\n'.join(said), file=sys.stderr)
     if done.returncode: sys.exit(f'{renderer} failed, see above')
     return proc/'_docs'
@@ -186,7 +233,8 @@ def finish(site: Path, proc: Path, address: str):
     old_names = re.compile(r'(?<![\w-])('+'|'.join(map(re.escape, moved))+')')
     pages = sorted(site.rglob('*.html'))
     for p in [*pages, site/'search.json', site/'sitemap.xml']:
-        text = old_names.sub(lambda m: moved[m[1]], p.read_text(encoding='utf-8'))
+        text = p.read_text(encoding='utf-8')
+        if moved: text = old_names.sub(lambda m: moved[m[1]], text)
         if p.suffix == '.html':
             up = os.path.relpath(site, p.parent)
             text = re.sub(rf'(?<=href="){re.escape(address)}/([^"#]*)', lambda m: f'{up}/{m[1]}' if (site/m[1]).exists() else m[0], mathml(text))
@@ -195,6 +243,10 @@ def finish(site: Path, proc: Path, address: str):
             name = p.relative_to(site).as_posix()
             wrong += [f'{name} loads {s} from another host' for s in seen.loads if re.match('(https?:)?//', s)]
             wrong += [f'{name} shows the picture {s} without an alternative text: give its cell `#| fig-alt: "…"`' for s in seen.silent]
+        p.write_text(text, encoding='utf-8')
+    for p in site.rglob('*.css'):  # themes ask a host of fonts for theirs; the next font they name is the reader's own
+        text = re.sub(r'@import\s*(?:url\()?["\']?https?://[^;]*;', '', p.read_text(encoding='utf-8'))
+        wrong += [f'{p.relative_to(site)} loads {u} from another host' for u in re.findall(r'url\(["\']?((?:https?:)?//[^)"\']+)', text)]
         p.write_text(text, encoding='utf-8')
     if wrong: sys.exit('\n'.join(wrong))
 
@@ -218,21 +270,24 @@ def build(out: Path, fresh: bool = False, renderer: str = 'auto') -> Iterator[st
         for folder in ('nbs', 'figures', 'parnb'): shutil.copytree(ROOT/folder, project/folder, ignore=ignore)
         shutil.copy(ROOT/'settings.ini', project)
         (nbs/'pictures').mkdir()
+        os.environ |= dict(PARNB_FIGURES=str(figures), PARNB_QUIET='1')  # what is executed writes into the copy
         drawn = [p for p in notebooks(nbs) if p.parent in (nbs/'figures', nbs/'tables') and (fresh or not has_outputs(read(p)))]
         if drawn:
-            os.environ['PARNB_FIGURES'], os.environ['PARNB_QUIET'] = str(figures), '1'
             with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
                 for i, (p, error) in enumerate(zip(drawn, pool.map(execute, drawn))):
                     if error: sys.exit(f'{error}')
                     yield f'drawn from the results on file: {p.stem}, {i+1} of {len(drawn)}, {so_far()}'
         silent = [p.stem for p in notebooks(nbs) if p.parent != nbs/'api' and p.name != 'index.ipynb' and not has_outputs(read(p))]
         if silent: yield f"without outputs, since they train; their pages say how to make them: {', '.join(silent)}"
+        from parnb.claims import write_report
+        write_report(out=nbs/'everything.html')
         blob = f"{cfg['git_url']}/blob/{cfg['branch']}"
         for folder, title in INDEXED.items(): write_index(nbs/folder, title, figures, nbs/'pictures')
         for p in notebooks(nbs): prepare(p, nbs, blob)
         link_sections(nbs/'_quarto.yml', nbs)
         yield f'rendering {len(notebooks(nbs))} notebooks with {renderer}, {so_far()}'
-        site = render(project, renderer)
+        site = render(project, renderer, blob)
+        shutil.copy(nbs/'everything.html', site)
         finish(site, project/'_proc', cfg['doc_host'].rstrip('/')+'/'+cfg['doc_baseurl'].strip('/'))
         os.chdir(ROOT)
         shutil.rmtree(out, ignore_errors=True)

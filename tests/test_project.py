@@ -201,3 +201,29 @@ def test_no_file_names_a_machine_path():
 
 def test_no_file_is_large():
     assert not [f'{name(p)}: {size/1e6:.1f} MB' for p in tracked() if (size := p.stat().st_size) > MAX_BYTES]
+
+
+# First contact
+
+def test_citation_and_changelog_name_the_version():
+    cff = yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))
+    assert cff['cff-version'] == '1.2.0' and {'message', 'title', 'authors'} <= set(cff) and {'type', 'title', 'authors'} <= set(cff['preferred-citation'])
+    assert cff['version'] == settings()['version'] and cff['repository-code'] == settings()['git_url']
+    assert re.search(rf"^## {re.escape(settings()['version'])}\b", (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), re.M)
+
+def test_every_run_notebook_is_in_the_readme():
+    readme = (ROOT/'README.md').read_text(encoding='utf-8')
+    missing = [name(p) for p in RUNS if f']({name(p)})' not in readme and f']({name(p.parent)})' not in readme]
+    assert not missing
+
+def test_commands_of_the_readme_are_on_file():
+    from parnb.experiments import make_run, results
+    on_file = results('tiny').index
+    commands = re.findall(r'`parnb measure --attack (\w+) --method (\w+)`', (ROOT/'README.md').read_text(encoding='utf-8'))
+    assert len(commands) == 10
+    assert not [c for c in commands if make_run(attack=c[0], method=c[1]).key not in on_file]
+
+def test_links_of_the_documents_lead_somewhere():
+    for doc in ('README.md', 'CHANGELOG.md', 'CONTRIBUTING.md'):
+        text = re.sub(r'^```.*?^```', '', (ROOT/doc).read_text(encoding='utf-8'), flags=re.M | re.S)
+        assert not [t for t in re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', text) if not (ROOT/t).exists()], doc

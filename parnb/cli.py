@@ -5,14 +5,17 @@
 # %% auto #0
 __all__ = ['app', 'OWN', 'Scale', 'Encoder', 'AttackName', 'Method', 'Tau', 'Seed', 'Rate', 'Target', 'Lam', 'Mode', 'Cleaned',
            'Smoke', 'Model', 'Checkpoint', 'Out', 'OwnPairs', 'Epochs', 'Batch', 'Pieces', 'Checkpointing', 'Json',
-           'find_notebook', 'parse_parameters', 'run', 'poison', 'clean', 'measure', 'Executor', 'reproduce', 'doctor',
-           'main']
+           'everywhere', 'find_notebook', 'parse_parameters', 'run', 'poison', 'clean', 'measure', 'Executor',
+           'reproduce', 'doctor', 'main']
 
 # %% ../nbs/api/16_cli.ipynb #32b16fea
 import json
+import logging
 import os
 import signal
 import sys
+import traceback
+import warnings
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
@@ -23,6 +26,15 @@ from .core import ARTIFACTS, DATA, PRETRAINED, ROOT, RUNS, ParnbError, execute_n
 
 # %% ../nbs/api/16_cli.ipynb #670648f8
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help='Implant backdoors in CLIP models, remove them with Perturb and Recover, and measure what is left.')
+
+@app.callback()
+def everywhere(quiet: Annotated[bool, typer.Option('-q', '--quiet', help='No progress.')] = False,
+               verbose: Annotated[bool, typer.Option('--verbose', help='Tracebacks, warnings, and what the libraries log.')] = False):
+    if quiet: os.environ['PARNB_QUIET'] = '1'
+    if verbose:
+        os.environ['PARNB_VERBOSE'] = '1'
+        logging.basicConfig(level=logging.INFO, format='%(name)s: %(message)s')
+    elif not sys.warnoptions: warnings.simplefilter('ignore')
 
 # %% ../nbs/api/16_cli.ipynb #ce7970e2
 def find_notebook(name: str,  # "03_par_clean", "fig2_triggers", or a path
@@ -46,15 +58,13 @@ def parse_parameters(notebook: Path,  # whose parameters
 @app.command()
 def run(notebook: Annotated[str, typer.Argument(help='A run notebook by name (03_par_clean, fig2_triggers) or path.')],
         parameter: Annotated[Optional[list[str]], typer.Option('-p', '--parameter', metavar='NAME VALUE', help='A parameter and its value; may be repeated.')] = None,
-        out: Annotated[Optional[Path], typer.Option(help='Where the executed notebook goes; data/runs/ by default.')] = None,
-        quiet: Annotated[bool, typer.Option('-q', '--quiet', help='No progress.')] = False):
+        out: Annotated[Optional[Path], typer.Option(help='Where the executed notebook goes; data/runs/ by default.')] = None):
     "Execute a notebook with parameters, and show its last results."
     path = find_notebook(notebook)
     values = parse_parameters(path, [tuple(p.split('=', 1)) for p in parameter or []])
     name = '-'.join([path.stem, *(f'{k}_{v}' for k, v in values.items())]).replace('/', '_')
     target = out or RUNS/f'{name}.ipynb'
-    if quiet: os.environ['PARNB_QUIET'] = '1'
-    elif sys.stderr.isatty(): os.environ['PARNB_TTY'] = os.ttyname(sys.stderr.fileno())
+    if sys.stderr.isatty(): os.environ['PARNB_TTY'] = os.ttyname(sys.stderr.fileno())
     try: nb = execute_notebook(path, target, values)
     except OSError as e: raise explain_os(e, target) from e
     for cell in nb.cells:
@@ -221,16 +231,21 @@ def doctor():
     if bad: raise ParnbError(f"{bad} of the things above {'is' if bad == 1 else 'are'} not as needed")
 
 # %% ../nbs/api/16_cli.ipynb #0fb9970c
-def _join_parameters(argv: list[str]) -> list[str]:
-    "Turn `-p tau 2.15` into `-p tau=2.15`."
-    out, i = [], 0
+def _arrange(argv: list[str]) -> list[str]:
+    "Turn `-p tau 2.15` into `-p tau=2.15`, and put first what holds for every command."
+    out, i, first = [], 0, []
     while i < len(argv):
         if argv[i] in ('-p', '--parameter') and i+1 < len(argv) and '=' not in argv[i+1]:
             if i+2 >= len(argv): raise ParnbError(f"-p {argv[i+1]} needs a value: -p NAME VALUE")
             out += [argv[i], f'{argv[i+1]}={argv[i+2]}']
             i += 3
-        else: out.append(argv[i]); i += 1
-    return out
+        else: (first if argv[i] in ('-q', '--quiet', '--verbose') else out).append(argv[i]); i += 1
+    return first+out
+
+def _say(why: str):
+    "One sentence on standard error; with `--verbose` what led to it, before."
+    if os.environ.get('PARNB_VERBOSE'): traceback.print_exc()
+    print(f'parnb: {why}', file=sys.stderr)
 
 def main():
     "The command line: one sentence for every failure that a user can mend."
@@ -238,15 +253,16 @@ def main():
     def stop(*_): raise KeyboardInterrupt  # a cluster ends a job by SIGTERM: as Ctrl-C
     signal.signal(signal.SIGTERM, stop)
     try:
-        code = app(args=_join_parameters(sys.argv[1:]), standalone_mode=False) or 0
+        code = app(args=_arrange(sys.argv[1:]), standalone_mode=False) or 0
         if code == 130: raise KeyboardInterrupt  # which typer turns into a code
-    except ParnbError as e: print(f'parnb: {e}', file=sys.stderr)
-    except OSError as e: print(f'parnb: {explain_os(e, e.filename or DATA)}', file=sys.stderr)
+    except ParnbError as e: _say(str(e))
+    except OSError as e: _say(str(explain_os(e, e.filename or DATA)))
     except (KeyboardInterrupt, typer.Abort):
-        print('parnb: interrupted; what was finished is kept, run the same command again to go on', file=sys.stderr)
+        _say('interrupted; what was finished is kept, run the same command again to go on')
         code = 130
     except Exception as e:
-        if not hasattr(e, 'show'): raise  # a mistake in the options shows itself, with the usage
-        e.show()
-        code = e.exit_code
+        if hasattr(e, 'show'):  # a mistake in the options shows itself, with the usage
+            e.show()
+            code = e.exit_code
+        else: _say(f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}; this is a fault of parnb, or of what it stands on: the same command with --verbose shows where")
     sys.exit(code)

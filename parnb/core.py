@@ -252,9 +252,10 @@ def execute_notebook(path: Path,  # a run notebook
     import papermill as pm
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-    logging.getLogger('papermill').setLevel(logging.ERROR)
+    verbose = bool(os.environ.get('PARNB_VERBOSE'))
+    logging.getLogger('papermill').setLevel(logging.INFO if verbose else logging.ERROR)
     out.parent.mkdir(parents=True, exist_ok=True)
-    try: return pm.execute_notebook(str(path), str(out), values, progress_bar=False, cwd=str(path.parent), extra_arguments=['--IPKernelApp.log_level=40'])
+    try: return pm.execute_notebook(str(path), str(out), values, progress_bar=False, log_output=verbose, cwd=str(path.parent), extra_arguments=[f'--IPKernelApp.log_level={30 if verbose else 50}'])  # the kernel is interrupted when it is closed, and calls that an error
     except PapermillExecutionError as e:
         if e.ename == 'KeyboardInterrupt': raise KeyboardInterrupt from None
         raise ParnbError(e.evalue if e.ename == 'ParnbError' else f"cell {e.exec_count} of {path.name} failed with {e.ename}: {e.evalue.splitlines()[0] if e.evalue else ''}; the executed notebook with the traceback is {out}") from e

@@ -554,7 +554,7 @@ def _compute_all(missing: dict, jobs: int, executor: str, cluster: dict) -> dict
                     if error := job.exception(): failed[run_name(run)] = f"{_reason(str(error))} (log: {job.paths.stderr})"
                     del running[k]
                     bar.step(1, f'{len(failed)} failed' if failed else run_name(run))
-                    if not bar.bar and not kept['PARNB_QUIET']: print(f"{len(missing)-len(waiting)-len(running)}/{len(missing)} {'FAILED' if error else 'done'}: {run_name(run)}", flush=True)  # a log has no bar
+                    if os.environ.get('PARNB_VERBOSE'): print(f"{len(missing)-len(waiting)-len(running)}/{len(missing)} {'FAILED' if error else 'done'}: {run_name(run)}", flush=True)
                 time.sleep(0.5)
     except BaseException:
         for job in running.values(): job.cancel(check=False)

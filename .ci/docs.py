@@ -96,7 +96,8 @@ def plain(text: str) -> str:
 
 def prepare(path: Path, nbs: Path, blob: str):
     "Give a notebook of the copy what its page needs: links that hold, alternative texts, and a word where it has no outputs."
-    nb, said = read(path), ''
+    nb = read(path)
+    title, said = head_of(nb)[0], ''
     for c in nb['cells']:
         src = text_of(c['source'])
         if c['cell_type'] == 'markdown':
@@ -105,7 +106,7 @@ def prepare(path: Path, nbs: Path, blob: str):
         for o in c.get('outputs', []):
             data = o.get('data', {})
             if 'text/markdown' in data: data['text/markdown'] = relink(text_of(data['text/markdown']), path, nbs, blob)
-            if any(k.startswith('image/') for k in data) and not re.search(r'^#\|\s*fig-alt:', src, re.M): src = f'#| fig-alt: "{said}"\n{src}'
+            if any(k.startswith('image/') for k in data) and not re.search(r'^#\|\s*fig-alt:', src, re.M): src = f'#| fig-alt: "{title}: {said}"\n{src}'
         c['source'] = src.splitlines(True)
     if path.parent != nbs/'api' and path.name != 'index.ipynb' and any(c['cell_type'] == 'code' for c in nb['cells']) and not has_outputs(nb):
         note = f'::: {{.callout-note}}\n## Without outputs\nThis notebook trains, so its outputs are not kept with it. `parnb run {path.stem}` makes them, and says where the executed notebook is.\n:::\n'
@@ -147,7 +148,8 @@ def link_sections(quarto_yml: Path, nbs: Path):
 def parameters(obj) -> str:
     "A Markdown table of what an object is called with, from the comments beside its parameters or the help of its options; empty where neither says anything."
     from fastcore.docments import docments
-    sig, source = inspect.signature(obj, eval_str=True), inspect.getsource(obj)
+    try: sig, source = inspect.signature(obj, eval_str=True), inspect.getsource(obj)
+    except (ValueError, TypeError): return ''  # an exception, an enumeration
     said = {k: v.get('docment') for k, v in docments(obj, full=True).items()}
     if hasattr(obj, 'model_fields'): said = dict(re.findall(r'^    (\w+):.*?  # (.*)$', source, re.M))
     def kind(a):

@@ -96,7 +96,8 @@ def plain(text: str) -> str:
 
 def prepare(path: Path, nbs: Path, blob: str):
     "Give a notebook of the copy what its page needs: links that hold, alternative texts, and a word where it has no outputs."
-    nb, said = read(path), ''
+    nb = read(path)
+    title, said = head_of(nb)[0], ''
     for c in nb['cells']:
         src = text_of(c['source'])
         if c['cell_type'] == 'markdown':
@@ -105,7 +106,7 @@ def prepare(path: Path, nbs: Path, blob: str):
         for o in c.get('outputs', []):
             data = o.get('data', {})
             if 'text/markdown' in data: data['text/markdown'] = relink(text_of(data['text/markdown']), path, nbs, blob)
-            if any(k.startswith('image/') for k in data) and not re.search(r'^#\|\s*fig-alt:', src, re.M): src = f'#| fig-alt: "{said}"\n{src}'
+            if any(k.startswith('image/') for k in data) and not re.search(r'^#\|\s*fig-alt:', src, re.M): src = f'#| fig-alt: "{title}: {said}"\n{src}'
         c['source'] = src.splitlines(True)
     if path.parent != nbs/'api' and path.name != 'index.ipynb' and any(c['cell_type'] == 'code' for c in nb['cells']) and not has_outputs(nb):
         note = f'::: {{.callout-note}}\n## Without outputs\nThis notebook trains, so its outputs are not kept with it. `parnb run {path.stem}` makes them, and says where the executed notebook is.\n:::\n'
@@ -147,7 +148,8 @@ def link_sections(quarto_yml: Path, nbs: Path):
 def parameters(obj) -> str:
     "A Markdown table of what an object is called with, from the comments beside its parameters or the help of its options; empty where neither says anything."
     from fastcore.docments import docments
-    sig, source = inspect.signature(obj, eval_str=True), inspect.getsource(obj)
+    try: sig, source = inspect.signature(obj, eval_str=True), inspect.getsource(obj)
+    except (ValueError, TypeError): return ''  # an exception, an enumeration
     said = {k: v.get('docment') for k, v in docments(obj, full=True).items()}
     if hasattr(obj, 'model_fields'): said = dict(re.findall(r'^    (\w+):.*?  # (.*)$', source, re.M))
     def kind(a):
@@ -165,6 +167,17 @@ def parameters(obj) -> str:
     return '\n'.join(['| | type | default | |', '|---|---|---|---|', *(f"| {' | '.join(r)} |" for r in rows)])
 
 
+def called(name: str, obj) -> str:
+    "How an object is called: names and defaults, without types."
+    out, stars = [], {inspect.Parameter.VAR_POSITIONAL: '*', inspect.Parameter.VAR_KEYWORD: '**'}
+    for p in inspect.signature(obj).parameters.values():
+        if p.name == 'self': continue
+        if p.kind is p.KEYWORD_ONLY and not any(o.startswith('*') for o in out): out.append('*')
+        default = '' if p.default is p.empty else '=…' if '<' in repr(p.default) else f'={p.default!r}'
+        out.append(stars.get(p.kind, '')+p.name+default)
+    return f"{name}({', '.join(out)})"
+
+
 def describe(path: Path, blob: str):
     "Give what nbdev shows of a module's symbols a link to the source, and a table of the parameters where they are commented."
     nb, module = read(path), import_module(f"parnb.{re.sub(r'^[0-9]+_', '', path.stem)}")
@@ -175,9 +188,7 @@ def describe(path: Path, blob: str):
         data, obj = c['outputs'][0]['data'], getattr(module, name[1])
         text = re.sub(r'^(### .*)$', lambda m: f"{m[1]}\n\n[source]({blob}/parnb/{Path(module.__file__).name}#L{at[name[1]]}){{.source-link}}", text_of(data['text/markdown']), count=1, flags=re.M)
         if table := parameters(obj):
-            sig = inspect.signature(obj)
-            bare = sig.replace(parameters=[p.replace(annotation=p.empty, default=p.default if '<' not in repr(p.default) else p.empty) if p.kind is not p.KEYWORD_ONLY else p.replace(annotation=p.empty) for p in sig.parameters.values() if p.name != 'self'], return_annotation=sig.empty)
-            call = textwrap.fill(f'{name[1]}{bare}', 88, subsequent_indent='    ', break_long_words=False, break_on_hyphens=False)
+            call = textwrap.fill(called(name[1], obj), 88, subsequent_indent='    ', break_long_words=False, break_on_hyphens=False)
             text = re.sub(r'```python\n.*?\n```', lambda m: f'```python\n{call}\n```', text, count=1, flags=re.S)+f'\n\n{table}\n'
         data['text/markdown'] = text
     write(path, nb)
@@ -245,7 +256,7 @@ def finish(site: Path, proc: Path, address: str):
             wrong += [f'{name} shows the picture {s} without an alternative text: give its cell `#| fig-alt: "…"`' for s in seen.silent]
         p.write_text(text, encoding='utf-8')
     for p in site.rglob('*.css'):  # themes ask a host of fonts for theirs; the next font they name is the reader's own
-        text = re.sub(r'@import\s*(?:url\()?["\']?https?://[^;]*;', '', p.read_text(encoding='utf-8'))
+        text = re.sub(r'@import\s*(?:url\(\s*)?(["\']?)https?://[^"\')]*\1\s*\)?[^;]*;', '', p.read_text(encoding='utf-8'))
         wrong += [f'{p.relative_to(site)} loads {u} from another host' for u in re.findall(r'url\(["\']?((?:https?:)?//[^)"\']+)', text)]
         p.write_text(text, encoding='utf-8')
     if wrong: sys.exit('\n'.join(wrong))

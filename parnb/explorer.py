@@ -79,12 +79,6 @@ def is_made(run: Run,  # of a model
     "Whether a run can be looked at without computing anything. Source: ours."
     return all((p/'record.json').exists() for p in (model_folder(run), ARTIFACTS/f'embedded-{run.key}'))
 
-def open_side(run: Run,  # of a model
-              count: int = SCENES,  # how many scenes are in the map
-              ) -> Side | None:  # None where it is not on this machine
-    "Open a model that was made; the last sixteen stay open. Source: ours."
-    return _open(str(model_folder(run)), run, count) if is_made(run) else None
-
 @lru_cache(16)
 def _open(folder: Path, embedded: Path, count: int) -> Side:
     "Read a model and its embeddings; the last sixteen stay open."

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import termios
 import threading
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,16 @@ def notebook(folder, *cells):
 def outputs(folder): return [o for c in json.loads((folder/'out.ipynb').read_text())['cells'] for o in c.get('outputs', [])]
 
 
+def once_more(run):
+    "Again where another process took a port between Jupyter's choice of it and its use."
+    @wraps(run)
+    def twice(*args, **env):
+        seen = run(*args, **env)
+        return run(*args, **env) if 'Address already in use' in str(seen) else seen
+    return twice
+
+
+@once_more
 def in_terminal(command, **env):
     "Run with a terminal as standard error: what it was sent, and what came through standard output."
     ours, theirs = pty.openpty()
@@ -45,6 +56,7 @@ def in_terminal(command, **env):
     return b''.join(sent).decode(), out
 
 
+@once_more
 def piped(command, **env): return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | env)
 
 

@@ -284,17 +284,21 @@ def _load(name: str, split: str, revision: str | None, **how):
     try: return datasets.load_dataset(name, split=split, revision=revision, **how)
     except Exception as e: raise ParnbError(f"the dataset {name} cannot be loaded ({type(e).__name__}: {str(e).splitlines()[0]}): check its name, its split {split!r} and the network, or download it and give its folder") from None
 
-def _hub(name: str, size: int, image, caption, revision, split, most, limit) -> Pairs:
-    "A map-style dataset of the hub, or of a local folder."
+def _reader(ds, image: str) -> Callable:
+    "How to read an image file of a dataset, undecoded."
     import datasets
-    ds = _load(name, split, revision)
-    if most: ds = ds.select(range(min(most, len(ds))))
-    image, caption = _column(image, _IMAGE_NAMES, ds.column_names, 'images', name), _column(caption, _CAPTION_NAMES, ds.column_names, 'captions', name)
     raw = ds.cast_column(image, datasets.Image(decode=False))
     def read(i):
         x = raw[i][image]
         return f'row {i}', x['bytes'] or Path(x['path']).read_bytes()
-    return Pairs(Images(read, len(ds), size, limit, ds._fingerprint), ds[caption], np.arange(len(ds)), np.full(len(ds), -1), name)
+    return read
+
+def _hub(name: str, size: int, image, caption, revision, split, most, limit) -> Pairs:
+    "A map-style dataset of the hub, or of a local folder."
+    ds = _load(name, split, revision)
+    if most: ds = ds.select(range(min(most, len(ds))))
+    image, caption = _column(image, _IMAGE_NAMES, ds.column_names, 'images', name), _column(caption, _CAPTION_NAMES, ds.column_names, 'captions', name)
+    return Pairs(Images(_reader(ds, image), len(ds), size, limit, ds._fingerprint), ds[caption], np.arange(len(ds)), np.full(len(ds), -1), name)
 
 # %% ../nbs/api/10_sources.ipynb #c0c0c002
 def write_shards(pairs: Pairs,  # N
@@ -371,14 +375,10 @@ def _number(text: str, where: str) -> int:
     except ValueError: raise ParnbError(f"the class of {where} is {text.strip()[:20]!r}, where a whole number belongs") from None
 
 def _hub_classes(name: str, split, revision) -> tuple:
-    import datasets
     ds = _load(name, split, revision)
     image, label = _column(None, _IMAGE_NAMES, ds.column_names, 'images', name), _column(None, ('label', 'labels', 'fine_label', 'cls'), ds.column_names, 'classes', name)
-    labels, raw = np.array(ds[label]), ds.cast_column(image, datasets.Image(decode=False))
-    def read(i):
-        x = raw[i][image]
-        return f'row {i}', x['bytes'] or Path(x['path']).read_bytes()
-    return read, labels, list(getattr(ds.features[label], 'names', None) or [None]*(int(labels.max())+1)), ds._fingerprint
+    labels = np.array(ds[label])
+    return _reader(ds, image), labels, list(getattr(ds.features[label], 'names', None) or [None]*(int(labels.max())+1)), ds._fingerprint
 
 # %% ../nbs/api/10_sources.ipynb #c0c0a002
 def open_captions(annotations: str | Path,  # a JSON file: Karpathy's of COCO or Flickr30k, or COCO's own of captions
@@ -419,7 +419,8 @@ class Files:
     def __init__(self, scale: str):
         self.preset = load_preset(scale)
         self.sources = self.preset.get('sources', {})
-        self.key = content_key(self.sources)
+        places = [s if isinstance(s, str) else s.get(k) for s in self.sources.values() for k in ('source', 'annotations', 'folder') if isinstance(s, dict) or k == 'source']
+        self.key = content_key([self.sources, *map(_stamp, filter(None, places))])
         self.synthetic_key = self.key
     def _options(self, what: str) -> dict:
         if what not in self.sources: raise ParnbError(f"the preset names no {what}: add them to its `sources`")
@@ -438,6 +439,12 @@ class Files:
         "Labelled images, spread evenly: of a user's, `dev` and `val` are the same."
         return open_classes(size=size, most=count, **self._options('images'))
     def captioned(self, size: int) -> Pairs | None: return open_captions(size=size, **self._options('captions')) if 'captions' in self.sources else None
+
+def _stamp(place: str) -> list:
+    "What tells one content of a place from another: its files, their sizes and times; nothing for a hub's, which has a revision."
+    path = Path(place).expanduser()
+    files = [] if place.startswith('hf:') else _expand(place) if re.search(r'[{*?\[]', place) else path.rglob('*') if path.is_dir() else [path]
+    return sorted((str(f), (s := os.stat(f)).st_size, s.st_mtime_ns) for f in files if Path(f).is_file())
 
 @lru_cache
 def data_of(scale: str,  # a preset's name or file

@@ -250,8 +250,7 @@ def _say(why: str):
 def main():
     "The command line: one sentence for every failure that a user can mend."
     code = 1
-    def stop(*_): raise KeyboardInterrupt  # a cluster ends a job by SIGTERM: as Ctrl-C
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster ends a job by SIGTERM: as Ctrl-C
     try:
         code = app(args=_arrange(sys.argv[1:]), standalone_mode=False) or 0
         if code == 130: raise KeyboardInterrupt  # which typer turns into a code

@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -450,6 +451,7 @@ def _kinds(run: Run, kinds: Sequence[str]) -> list[str]:
 
 def _compute(run: dict, kinds: Sequence[str]):
     "Measure a run, and file the evidence that figures want of it: the work of one process."
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # submitit ignores it; but Slurm sends it to the drawing workers too, and a job that it will start again must not file their end as its own failure
     run = Run(**run)
     measure(run)
     for k in kinds: filed(k, run)

@@ -18,6 +18,14 @@ failed = _compute_all({r.key: (r, []) for r in (bad, good)}, 2, 'local', {})
 print(json.dumps(dict(failed=failed, bad=run_name(bad), good=good.key)))
 """
 
+ENDED = """
+import signal
+from parnb.experiments import _compute, make_run
+signal.signal(signal.SIGTERM, lambda *_: None)  # as submitit does before it calls
+try: _compute(make_run(smoke=True, method='none').model_dump(), [])
+except Exception as e: print('on file as failed:', e)  # as submitit does
+"""
+
 
 def test_a_failing_run_stops_no_other(tmp_path):
     "It is named with its reason and its log; the other's measurement is there."
@@ -58,6 +66,19 @@ def test_interrupted(tmp_path):
     time.sleep(2)
     left = subprocess.run(['pgrep', '-g', str(p.pid)], capture_output=True, text=True).stdout.split()
     assert not left, f'processes are left: {left}'
+
+
+def test_a_job_that_a_cluster_ends_has_not_failed(tmp_path):
+    "SIGTERM to a job and its drawing workers ends it with nothing on file and nothing half-written: it may be started again elsewhere."
+    p = subprocess.Popen([sys.executable, '-c', ENDED], env=env(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic()+120
+    while len(subprocess.run(['pgrep', '-g', str(p.pid)], capture_output=True, text=True).stdout.split()) < 3:
+        assert p.poll() is None and time.monotonic() < deadline, 'no worker was ever started'
+        time.sleep(0.05)
+    os.killpg(p.pid, signal.SIGTERM)
+    said, why = p.communicate(timeout=60)
+    assert not said and p.returncode and 'KeyboardInterrupt' in why
+    assert not list(tmp_path.rglob('.tmp-*'))
 
 
 def test_a_redraw_trains_nothing(tmp_path):

@@ -126,7 +126,7 @@ def _pieces(rows: Iterable[dict], most: int | None, size: int = 10_000) -> Itera
 # %% ../nbs/api/10_sources.ipynb #677dc98b
 IMAGES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
 
-def open_source(source: str | Path,  # "pairs.csv", "shards/{00000..00331}.tar", a folder, or "hf:pixparse/cc3m-wds"
+def open_source(source: str | Path,  # "pairs.csv", "shards/{00000..00331}.tar", a folder, or "hf:org/name@commit"
                 size: int,  # px of the model's images
                 image: str | None = None,  # the column of images; found by its usual names by default
                 caption: str | None = None,  # the column of captions; likewise
@@ -135,7 +135,6 @@ def open_source(source: str | Path,  # "pairs.csv", "shards/{00000..00331}.tar",
                 most: int | None = None,  # only the first so many pairs
                 skip: int = 0,  # after so many others
                 limit: float = 0.01,  # this share of images may be unreadable
-                revision: str | None = None,  # of a Hugging Face dataset: a commit
                 split: str = 'train',  # of a Hugging Face dataset
                 streaming: bool | None = None,  # fetch only the first `most` rows of a Hugging Face dataset, into shards in the cache; by default where `most` is given and it lies on the hub
                 ) -> Pairs:  # images decoded when asked for, captions mapped; labels are unknown
@@ -143,14 +142,16 @@ def open_source(source: str | Path,  # "pairs.csv", "shards/{00000..00331}.tar",
 
     Raises `ParnbError` for a source that is not there, an empty pattern, a column that is not there (naming the nearest), an empty caption (naming its row). Source: ours."""
     if skip:
-        first = open_source(source, size, image, caption, root, sep, most and most+skip, 0, limit, revision, split, streaming)
+        first = open_source(source, size, image, caption, root, sep, most and most+skip, 0, limit, split, streaming)
         if len(first) <= skip: raise ParnbError(f"{first.name} holds {len(first)} pairs, the first {skip} of which are for another use: give more, or another source")
         x, said = first.images, first.captions
         return Pairs(Images(lambda i: x.read(i+skip), len(x)-skip, size, limit, content_key([x.key, skip])), _Column(said.column.slice(skip)) if isinstance(said, _Column) else said[skip:], first.ids[skip:], first.labels[skip:], first.name)
     name = str(source)
     if name.startswith('hf:'):
         if streaming is None: streaming = most is not None and not Path(name[3:]).exists()
-        return _shards(_fetch(name[3:], image, caption, revision, split, most), size, most, limit) if streaming else _hub(name[3:], size, image, caption, revision, split, most, limit)
+        if not streaming: return _hub(name[3:], size, image, caption, split, most, limit)
+        if not most: raise ParnbError(f"how many rows of {name} shall be fetched? give a count")
+        return _shards(_fetch(name[3:], split, most, dict(jpg=(image, _IMAGE_NAMES, 'images'), txt=(caption, _CAPTION_NAMES, 'captions')))[0], size, most, limit)
     if re.search(r'\.tar$|[{*?\[]', name): return _shards(_expand(name), size, most, limit)
     path = Path(source).expanduser()
     if not path.exists(): raise ParnbError(f"{path} is not there: give a csv, a pattern of shards, a folder of images with captions, or hf:org/name")
@@ -250,39 +251,56 @@ def _tars(tars: Sequence[str], most, ext: str, what: str, said: Callable) -> tup
             return f'{tars[shard[i]]} at {start[i]}', f.read(length[i])
     return table, read, key
 
-def _fetch(name: str, image, caption, revision, split, most, per_shard: int = 1000) -> list[str]:
-    "The first rows of a dataset as shards in the cache, fetched once; an interruption loses one shard at most."
+def _pinned(name: str) -> tuple[str, str | None]:
+    "A dataset's name, and the revision behind its @."
+    if Path(name).exists(): return name, None
+    name, _, revision = name.partition('@')
+    return name, revision or None
+
+def _fetch(name: str, split: str, most: int | None, wanted: dict, per_shard: int = 1000) -> tuple[list[str], list[str] | None]:
+    "The first rows of a dataset, or all, as shards in the cache, and its class names. Fetched once, whoever asks for however many; an interruption loses one shard at most."
     import datasets
     import webdataset as wds
-    if not most: raise ParnbError(f"how many rows of {name} shall be fetched? give a count")
-    folder = CACHE/f'hub-{content_key([name, revision, split, most, image, caption])}'
-    with locked(folder), progress(f'fetching {name}', most, 'pairs') as bar:
-        done = len(list(folder.glob('*.tar')))*per_shard
-        bar.step(min(done, most))
-        if done < most:
-            ds = _load(name, split, revision, streaming=True)
+    folder, needed = CACHE/f'hub-{content_key([name, split, per_shard, {k: given for k, (given, *_) in wanted.items()}])}', most and -(-most//per_shard)
+    state = folder/'state.json'
+    with locked(folder):
+        at = json.loads(state.read_text(encoding='utf-8')) if state.exists() else dict(shards=0, whole=False, stream=None, names=None)
+        def enough(): return at['whole'] or needed and at['shards'] >= needed
+        if not enough():
+            ds = _load(name, split, streaming=True)
             known = list(ds.features or next(iter(ds)))
-            image, caption = _column(image, _IMAGE_NAMES, known, 'images', name), _column(caption, _CAPTION_NAMES, known, 'captions', name)
-            rows = iter(ds.cast_column(image, datasets.Image(decode=False)).skip(done).take(most-done))
+            columns = {k: _column(given, usual, known, what, name) for k, (given, usual, what) in wanted.items()}
+            at['names'] = getattr((ds.features or {}).get(columns.get('cls')), 'names', None)
+            ds = ds.cast_column(columns['jpg'], datasets.Image(decode=False))
+            if at['stream']: ds.load_state_dict(at['stream'])  # goes to the row without fetching those before it
+            rows, done = iter(ds), at['shards']*per_shard
+            total = needed*per_shard if needed else getattr((ds.info.splits or {}).get(split), 'num_examples', 0)
             try:
-                while part := list(itertools.islice(rows, per_shard)):
-                    data = io.BytesIO()
-                    with wds.TarWriter(data, mtime=0.) as tar:
-                        for i, r in enumerate(part, done): tar.write(dict(__key__=f'{i:08d}', jpg=r[image]['bytes'] or Path(r[image]['path']).read_bytes(), txt=_said(r[caption], f'row {i} of {name}')))
-                    folder.mkdir(parents=True, exist_ok=True)
-                    write_file(folder/f'{done//per_shard:05d}.tar', data.getvalue())
-                    done += per_shard
-                    bar.step(len(part))
+                with progress(f'fetching {name}', total, 'rows') as bar:
+                    bar.step(done)
+                    while not enough():
+                        part, data = list(itertools.islice(rows, per_shard)), io.BytesIO()
+                        with wds.TarWriter(data, mtime=0.) as tar:
+                            for i, r in enumerate(part, done):
+                                x, other = r[columns['jpg']], {k: r[c] for k, c in columns.items() if k != 'jpg'}
+                                tar.write(dict(__key__=f'{i:08d}', jpg=x['bytes'] or Path(x['path']).read_bytes(), **{k: _said(v, f'row {i} of {name}') if k == 'txt' else v for k, v in other.items()}))
+                        folder.mkdir(parents=True, exist_ok=True)
+                        if part: write_file(folder/f'{at["shards"]:05d}.tar', data.getvalue())
+                        at |= dict(shards=at['shards']+bool(part), whole=len(part) < per_shard, stream=ds.state_dict())
+                        write_file(state, json.dumps(at))
+                        done += len(part)
+                        bar.step(len(part))
             except ParnbError: raise
             except OSError as e: raise explain_os(e, folder) from e
-            except Exception as e: raise ParnbError(f"fetching {name} broke off after {min(done, most)} pairs ({type(e).__name__}: {str(e).splitlines()[0]}): run the same command again, it goes on from there") from None
-    return sorted(map(str, folder.glob('*.tar')))
+            except Exception as e: raise ParnbError(f"fetching {name} broke off after {done} rows ({type(e).__name__}: {str(e).splitlines()[0]}): run the same command again, it goes on from there") from None
+    return [str(folder/f'{k:05d}.tar') for k in range(at['shards'])][:needed], at['names']
 
-def _load(name: str, split: str, revision: str | None, **how):
+def _load(name: str, split: str, **how):
     "A dataset, or one sentence."
     import datasets
-    try: return datasets.load_dataset(name, split=split, revision=revision, **how)
-    except Exception as e: raise ParnbError(f"the dataset {name} cannot be loaded ({type(e).__name__}: {str(e).splitlines()[0]}): check its name, its split {split!r} and the network, or download it and give its folder") from None
+    path, revision = _pinned(name)
+    try: return datasets.load_dataset(path, split=split, revision=revision, **how)
+    except Exception as e: raise ParnbError(f"the dataset {name} cannot be loaded ({type(e).__name__}: {(str(e).splitlines() or [''])[0]}): check its name, its split {split!r} and the network, or download it and give its folder") from None
 
 def _reader(ds, image: str) -> Callable:
     "How to read an image file of a dataset, undecoded."
@@ -293,9 +311,9 @@ def _reader(ds, image: str) -> Callable:
         return f'row {i}', x['bytes'] or Path(x['path']).read_bytes()
     return read
 
-def _hub(name: str, size: int, image, caption, revision, split, most, limit) -> Pairs:
+def _hub(name: str, size: int, image, caption, split, most, limit) -> Pairs:
     "A map-style dataset of the hub, or of a local folder."
-    ds = _load(name, split, revision)
+    ds = _load(name, split)
     if most: ds = ds.select(range(min(most, len(ds))))
     image, caption = _column(image, _IMAGE_NAMES, ds.column_names, 'images', name), _column(caption, _CAPTION_NAMES, ds.column_names, 'captions', name)
     return Pairs(Images(_reader(ds, image), len(ds), size, limit, ds._fingerprint), ds[caption], np.arange(len(ds)), np.full(len(ds), -1), name)
@@ -338,21 +356,18 @@ def read_names(path: str | Path,  # a text file, a name (or a template) per line
     if len(set(names)) < max(len(names), least): raise ParnbError(f"{path} holds {len(set(names))} different lines of {len(names)}: give {least} or more, each once")
     return names
 
-def open_classes(source: str | Path,  # a folder with a folder of images per class, shards with .cls beside the images, or "hf:org/name"
+def open_classes(source: str | Path,  # a folder with a folder of images per class, shards with .cls beside the images, or "hf:org/name@commit"
                  size: int,  # px of the model's images
                  names: Sequence[str] | None = None,  # of the classes in order; by default ImageNet's for ImageNet, else the folders' or the data set's own
                  most: int | None = None,  # only so many images, spread evenly over all
                  limit: float = 0.01,  # this share of images may be unreadable
                  split: str = 'validation',  # of a Hugging Face dataset
-                 revision: str | None = None,  # likewise: a commit
+                 streaming: bool | None = None,  # fetch that split alone, into shards in the cache, where all would be downloaded; by default of what lies on the hub
                  ) -> Pairs:  # images decoded when asked for; captions are the class names
     "Open a labelled set of images. Raises `ParnbError` for a source without classes, and for names that do not fit them. Source: ours."
     name = str(source)
-    if name.startswith('hf:'): read, labels, classes, key = _hub_classes(name[3:], split, revision)
-    elif re.search(r'\.tar$|[{*?\[]', name):
-        table, read, key = _tars(_expand(name), None, 'cls', 'label', _number)
-        labels = table['label'].to_numpy()
-        classes = [None]*(int(labels.max())+1)
+    if name.startswith('hf:'): read, labels, classes, key = _hub_classes(name[3:], split, not Path(name[3:]).exists() if streaming is None else streaming)
+    elif re.search(r'\.tar$|[{*?\[]', name): read, labels, classes, key = _tar_classes(_expand(name))
     else: read, labels, classes, key = _folder_classes(Path(source).expanduser())
     if names is None:
         imagenet = len(classes) == 1000 and (classes[0] is None or classes[0].startswith('tench') or all(re.fullmatch(r'n\d{8}', c) for c in classes))
@@ -374,9 +389,17 @@ def _number(text: str, where: str) -> int:
     try: return int(text)
     except ValueError: raise ParnbError(f"the class of {where} is {text.strip()[:20]!r}, where a whole number belongs") from None
 
-def _hub_classes(name: str, split, revision) -> tuple:
-    ds = _load(name, split, revision)
-    image, label = _column(None, _IMAGE_NAMES, ds.column_names, 'images', name), _column(None, ('label', 'labels', 'fine_label', 'cls'), ds.column_names, 'classes', name)
+def _tar_classes(tars: Sequence[str], names: Sequence[str] | None = None) -> tuple:
+    table, read, key = _tars(tars, None, 'cls', 'label', _number)
+    labels = table['label'].to_numpy()
+    return read, labels, names or [None]*(int(labels.max())+1), key
+
+_LABEL_NAMES = ('label', 'labels', 'fine_label', 'cls')
+
+def _hub_classes(name: str, split: str, streaming: bool) -> tuple:
+    if streaming: return _tar_classes(*_fetch(name, split, None, dict(jpg=(None, _IMAGE_NAMES, 'images'), cls=(None, _LABEL_NAMES, 'classes'))))
+    ds = _load(name, split)
+    image, label = _column(None, _IMAGE_NAMES, ds.column_names, 'images', name), _column(None, _LABEL_NAMES, ds.column_names, 'classes', name)
     labels = np.array(ds[label])
     return _reader(ds, image), labels, list(getattr(ds.features[label], 'names', None) or [None]*(int(labels.max())+1)), ds._fingerprint
 

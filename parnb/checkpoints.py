@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ import open_clip
 import pandas as pd
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file, save
 from torch import nn
 
 from .cleaning import METHODS, Objective, Recipe, fit
-from .core import ParnbError, content_key, file_sha256, load_preset, locked, new_folder, pick
+from .core import CACHE, ParnbError, content_key, file_sha256, load_preset, locked, new_folder, pick, write_file
 from .data import Pairs, mentions
 from .evaluation import asr_text, attack_success_rate, clean_accuracy, embed_images, retrieval, zero_shot_head
 from .experiments import DEVICE, versions
 from .losses import check_tau
-from .models import embed_texts, load_clip, save_clip, side_of
+from .models import embed_texts, load_clip, model_key, save_clip, side_of
 from .poisoning import Poisoning, poison_pairs
 from .sources import open_classes, open_source, read_names, seen_by, write_shards
 from .triggers import TRIGGERS, make_trigger
@@ -135,7 +136,7 @@ def measure_checkpoint(model: str | Path,  # an open_clip architecture, "hf-hub:
                        ) -> dict:  # model, images, target, clean_accuracy, and attack_success_rate of each trigger: value, n, ci; with `captioned` the recalls and asr_text of each trigger
     """Measure a model of one's own.
 
-    Raises `ParnbError` for an unknown model, trigger or target (naming the nearest), and for images or names that do not fit. Source: paper.md 5; the target's own images are left out of the ASR."""
+    The head is kept for the next measurement of the same weights, and an interrupted one goes on where it was. Raises `ParnbError` for an unknown model, trigger or target (naming the nearest), and for images or names that do not fit. Source: paper.md 5; the target's own images are left out of the ASR."""
     net, _, tokenizer = load_clip(model, checkpoint, DEVICE)
     if isinstance(names, (str, Path)): names = read_names(names)
     val = _opened(images, net, lambda source, size: open_classes(source, size, names, most))
@@ -143,12 +144,24 @@ def measure_checkpoint(model: str | Path,  # an open_clip architecture, "hf-hub:
     chosen = [t for t in TRIGGERS if t != 'badclip'] if 'all' in attacks else [pick(t, TRIGGERS, 'attack') for t in attacks]
     triggers = {t: make_trigger(t, **(strength or {}).get(t, {})) for t in chosen}
     spoken = [(lambda n, t=t: t.format(n)) for t in templates] if templates else open_clip.OPENAI_IMAGENET_TEMPLATES
-    head, shown = zero_shot_head(net, tokenizer, val.names, spoken), captioned and _opened(captioned, net)
-    e = embed_images(net, val.images, val.ids, triggers, seed, batch_size, name='measuring')
-    out = dict(model=str(model), images=val.name, target=target, clean_accuracy=clean_accuracy(e['clean'], head, val.labels),
-               attack_success_rate={t: attack_success_rate(e[t], head, val.labels, goal) for t in chosen})
-    if shown:
-        e, said = embed_images(net, shown.images, shown.ids, triggers, seed, batch_size, name='retrieving'), [c for cs in shown.captions for c in cs]
-        txt, shows = embed_texts(net, tokenizer, said), np.array([any(mentions(c, target) for c in cs) for cs in shown.captions])
-        out |= retrieval(e['clean'], txt) | dict(asr_text={t: asr_text(e[t], txt, said, shows, target) for t in chosen})
+    shown, me = captioned and _opened(captioned, net), model_key(net)
+    kept = CACHE/f"head-{content_key([me, val.names, [t('') for t in spoken]])}.safetensors"
+    if not kept.exists(): write_file(kept, save(dict(head=zero_shot_head(net, tokenizer, val.names, spoken))))
+    head = load_file(kept)['head']
+    @contextmanager
+    def embedded(pairs, name):
+        "Embeddings that outlive an interruption, where the images have a name of their own."
+        key = getattr(pairs.images, 'key', None)
+        part = key and CACHE/f'.partial-measured-{content_key([me, key, len(pairs), {t: repr(f) for t, f in triggers.items()}, seed])}'
+        with locked(part) if part else nullcontext():
+            yield embed_images(net, pairs.images, pairs.ids, triggers, seed, batch_size, name=name, partial=part)
+            if part: part.unlink()
+    with ExitStack() as until:
+        e = until.enter_context(embedded(val, 'measuring'))
+        out = dict(model=str(model), images=val.name, target=target, clean_accuracy=clean_accuracy(e['clean'], head, val.labels),
+                   attack_success_rate={t: attack_success_rate(e[t], head, val.labels, goal) for t in chosen})
+        if shown:
+            e, said = until.enter_context(embedded(shown, 'retrieving')), [c for cs in shown.captions for c in cs]
+            txt, shows = embed_texts(net, tokenizer, said), np.array([any(mentions(c, target) for c in cs) for cs in shown.captions])
+            out |= retrieval(e['clean'], txt) | dict(asr_text={t: asr_text(e[t], txt, said, shows, target) for t in chosen})
     return out

@@ -8,13 +8,15 @@ __all__ = ['zero_shot_head', 'embed_images', 'rate', 'clean_accuracy', 'attack_s
 
 # %% ../nbs/api/07_evaluation.ipynb #134c2542
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import ParnbError, progress
+from .core import ParnbError, explain_os, progress
 from .data import PROMPTS, article, mentions
 from .models import embed_texts, normalise, pixels
 from .triggers import Trigger
@@ -38,20 +40,33 @@ def embed_images(model: nn.Module,  # an open_clip model in eval mode
                  seed: int = 0,  # of the triggers
                  batch_size: int = 256,  # images at once
                  name: str = 'embedding images',  # for the progress bar; empty: none
+                 partial: Path | None = None,  # a file of this model, these images and triggers: an interrupted call left there what it had, and this one goes on from it; the caller deletes it
                  ) -> dict[str, Tensor]:  # "clean" and each trigger's name -> float [N, D], unit length
-    "Embed images, clean and under each trigger, in one pass over the pixels. Source: ours."
+    "Embed images, clean and under each trigger, in one pass over the pixels. Raises `ParnbError` on a full disk. Source: ours."
     views = {'clean': None, **(triggers or {})}
-    out = {v: [] for v in views}
-    device = next(model.parameters()).device
-    with progress(name, len(images)*len(views), 'images') as bar:
-        for a in range(0, len(images), batch_size):
+    out, device = [], next(model.parameters()).device
+    def encode(x): return F.normalize(model.encode_image(normalise(x, model)).float(), dim=-1).cpu()
+    if partial and partial.exists():
+        e = torch.from_numpy(np.fromfile(partial, np.float32))
+        row = len(views)*encode(pixels(images[:1], device)).shape[-1]
+        out = [e[:len(e)//row*row].view(-1, len(views), row//len(views))]
+    if partial: partial.parent.mkdir(parents=True, exist_ok=True)
+    done = len(out[0]) if out else 0
+    with progress(name, len(images)*len(views), 'images') as bar, open(partial, 'r+b' if done else 'wb') if partial else nullcontext() as kept:
+        bar.step(done*len(views))
+        if done: kept.seek(out[0].nbytes)
+        for a in range(done, len(images), batch_size):
             x, i = pixels(images[a:a+batch_size], device), torch.from_numpy(ids[a:a+batch_size])
             if hasattr(images, 'ahead') and a+batch_size < len(images): images.ahead(np.arange(a+batch_size, min(a+2*batch_size, len(images))))  # decoded while this batch is embedded
-            for v, trigger in views.items():
-                y = x if trigger is None else trigger(x, i, seed)
-                out[v].append(F.normalize(model.encode_image(normalise(y, model)).float(), dim=-1).cpu())
+            rows = []
+            for trigger in views.values():
+                rows.append(encode(x if trigger is None else trigger(x, i, seed)))
                 bar.step(len(x))
-    return {v: torch.cat(e) for v, e in out.items()}
+            out.append(torch.stack(rows, 1))
+            if kept:
+                try: kept.write(out[-1].numpy().tobytes()); kept.flush()
+                except OSError as e: raise explain_os(e, partial) from e
+    return {v: torch.cat([e[:, k] for e in out]) for k, v in enumerate(views)}
 
 # %% ../nbs/api/07_evaluation.ipynb #453125fb
 def rate(hits: np.ndarray | Tensor,  # bool [n]

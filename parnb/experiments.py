@@ -287,7 +287,7 @@ def embeddings(run: Run,  # whose final model to embed with
         model.to(DEVICE)
         data, val = data_of(run.scale), seen_by(_val(run, side_of(model)), model)
         triggers = {'triggered': run.attack.poisoning.trigger()} if run.attack else {t: _preset_trigger(run, t) for t in _declared(run)}
-        e = embed_images(model, val.images, val.ids, triggers, seed=test_seed(run), name='measuring')
+        e = embed_images(model, val.images, val.ids, triggers, seed=test_seed(run), name='measuring', partial=partial)
         e['head'] = zero_shot_head(model, tokenizer, val.names, data.prompts)
         if run.images >= 1000 and (r := data.captioned(side_of(model))):
             seen_by(r, model)

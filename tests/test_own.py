@@ -1,6 +1,10 @@
 "A user's own checkpoint, at the command line and in the notebook: what is wrong is said in one sentence, and nothing is left behind."
 import json
 import os
+import shutil
+import signal
+import subprocess
+import time
 
 import numpy as np
 import pandas as pd
@@ -8,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from test_faults import parnb, sentence
+from test_faults import PARNB, env, parnb, sentence
 
 
 class Hostile:
@@ -46,6 +50,24 @@ def test_said_in_one_sentence(own, tmp_path):
     sentence(clean(own, tmp_path, '--pairs', str(own/'pairs.csv')), '40 pairs do not fill one batch of 512')
     sentence(parnb(tmp_path, 'measure', '--model', 'tiny-rn', '--checkpoint', 'emoji', '--images', str(own/'val'), '--attack', 'sig', '--target', 'bananna'), "did you mean 'banana'?")
     assert not (tmp_path/'cleaned').exists()
+
+
+def test_an_interrupted_measurement_goes_on(own, tmp_path):
+    "Ctrl-C keeps what was embedded; the rest gives the numbers of a measurement in peace, and nothing is left behind."
+    for k, name in enumerate(('banana', 'octopus')):
+        (tmp_path/'val'/name).mkdir(parents=True)
+        for i in range(400): shutil.copy(own/f'{(2*i+k) % 40}.png', tmp_path/'val'/name/f'{i}.png')
+    def told(data): return [PARNB, 'measure', '--model', 'tiny-rn', '--checkpoint', 'emoji', '--images', str(tmp_path/'val'), '--attack', 'all', '--batch-size', '64', '--json'], dict(env=env(data), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command, how = told(tmp_path/'a')
+    p = subprocess.Popen(command, **how)
+    def kept(): return [f.stat().st_size for f in (tmp_path/'a'/'cache').glob('.partial-measured-*')]
+    while not any(kept()): assert p.poll() is None; time.sleep(0.02)
+    p.send_signal(signal.SIGINT)
+    assert 'run the same command again' in p.communicate(timeout=60)[1] and p.returncode == 130
+    had = sum(kept())
+    again, peace = (subprocess.run(c, timeout=600, **h) for c, h in (told(tmp_path/'a'), told(tmp_path/'b')))
+    assert had and again.returncode == 0 and json.loads(again.stdout) == json.loads(peace.stdout), again.stderr
+    assert not kept() and len(list((tmp_path/'a'/'cache').glob('head-*'))) == 1
 
 
 def test_a_hostile_checkpoint_runs_nothing(own, tmp_path):

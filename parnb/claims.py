@@ -19,7 +19,7 @@ from jinja2 import Environment
 from markdown_it import MarkdownIt
 from scipy.stats import spearmanr
 
-from .core import FIGS, RUNS, load_preset, write_file
+from .core import FIGS, RUNS, load_preset, scale_folder, write_file
 from .experiments import FLOOR, notebooks, results, versions
 from .tables import in_order, rate_of, said
 
@@ -179,15 +179,15 @@ _ORDER = re.compile(r'(fig|tab)0*(\d+)')
 
 def _expected(scale: str) -> list[str]:
     "Every figure, then every table, that is declared, drawn or has a notebook, by number."
-    drawn = {p.stem for p in FIGS.glob('*.json')} if FIGS.exists() else set()
-    names = {n for n in {*load_preset(scale)['experiments'], *notebooks(), *drawn} if _ORDER.match(n) and not n.endswith('_smoke')}
+    drawn = {p.stem for p in (FIGS/scale_folder(scale)).glob('*.json')}
+    names = {n for n in {*load_preset(scale).get('experiments', {}), *notebooks(), *drawn} if _ORDER.match(n) and not n.endswith('_smoke')}
     return sorted(names, key=lambda n: ((m := _ORDER.match(n))[1], int(m[2]), n))
 
-def _heading(name: str) -> tuple[str, str]:
+def _heading(name: str, place: Path) -> tuple[str, str]:
     "A title and a line about it: what the json says, or the notebook's first cell."
     kind, number = _ORDER.match(name).groups()
     head, line = f"{dict(fig='Figure', tab='Table')[kind]} {number}", ''
-    path, nb = FIGS/f'{name}.json', notebooks().get(name)
+    path, nb = place/f'{name}.json', notebooks().get(name)
     if path.exists() and 'title' in (about := json.loads(path.read_text(encoding='utf-8'))): return f"{head}: {about['title']}", about.get('caption', '')
     if nb:
         first = ''.join(json.loads(nb.read_text(encoding='utf-8'))['cells'][0]['source']).splitlines()
@@ -195,15 +195,15 @@ def _heading(name: str) -> tuple[str, str]:
     return f"{head}: {name.split('_', 1)[-1].replace('_', ' ')}", line
 
 # %% ../nbs/api/14_claims.ipynb #75e0889f
-def _item(name: str) -> dict:
+def _item(name: str, place: Path) -> dict:
     "What the page shows of one figure or table; without a body where it was not made."
-    title, line = _heading(name)
-    out, about = dict(name=name, title=title, line=line, provenance='', note='not drawn' if name.startswith('fig') else 'not made'), FIGS/f'{name}.json'
+    title, line = _heading(name, place)
+    out, about = dict(name=name, title=title, line=line, provenance='', note='not drawn' if name.startswith('fig') else 'not made'), place/f'{name}.json'
     if not about.exists(): return out
     out |= dict(provenance=about.read_text(encoding='utf-8').strip(), note='')
-    image = next((p for p in (FIGS/f'{name}.png', FIGS/f'{name}.svg') if p.exists()), None)
+    image = next((p for p in (place/f'{name}.png', place/f'{name}.svg') if p.exists()), None)
     if image: out |= dict(image=f"data:image/{dict(png='png', svg='svg+xml')[image.suffix[1:]]};base64,{base64.b64encode(image.read_bytes()).decode()}")
-    elif (md := FIGS/f'{name}.md').exists(): out |= dict(body=MarkdownIt('commonmark', dict(html=False)).enable('table').render(md.read_text(encoding='utf-8').split('\n\n', 1)[1]))
+    elif (md := place/f'{name}.md').exists(): out |= dict(body=MarkdownIt('commonmark', dict(html=False)).enable('table').render(md.read_text(encoding='utf-8').split('\n\n', 1)[1]))
     return out | (dict(note='not run') if out.get('body') and json.loads(out['provenance']).get('runs') == [] else {})
 
 # %% ../nbs/api/14_claims.ipynb #73e46415
@@ -263,9 +263,9 @@ _PAGE = '''<!doctype html>
 '''
 
 # %% ../nbs/api/14_claims.ipynb #f6949f55
-def _claims(item: dict) -> dict:
+def _claims(item: dict, place: Path) -> dict:
     "The table of claims as a card each, from its csv."
-    path = FIGS/f"{item['name']}.csv"
+    path = place/f"{item['name']}.csv"
     if not path.exists(): return item
     t = pd.read_csv(path, keep_default_na=False, dtype=str)
     counts = t.verdict.value_counts()
@@ -277,18 +277,20 @@ def _claims(item: dict) -> dict:
 def report_html(scale: str = 'tiny',  # a preset
                 ) -> str:  # a whole page, with nothing outside of it
     "All figures and tables on file, the claims, and the provenance of each, as one page. Source: ours."
-    items = [_claims(i) if (i := _item(n))['name'] == 'tab14_claims' else i for n in _expected(scale)]
+    place = FIGS/scale_folder(scale)
+    items = [_claims(i, place) if (i := _item(n, place))['name'] == 'tab14_claims' else i for n in _expected(scale)]
     figures, tables = ([i for i in items if i['name'].startswith(k)] for k in ('fig', 'tab'))
     made = [sum(bool(i['provenance']) for i in part) for part in (figures, tables)]
     v = versions()
-    intro = [f'What this checkout measured at the scale “{scale}”, a small reproduction of Perturb and Recover (PAR, arXiv 2412.00727) with small CLIPs and generated scenes, which runs on a laptop. Its rates are not the paper’s and are not meant to be; what can be compared is which claims hold.',
+    small = ', a small reproduction of Perturb and Recover (PAR, arXiv 2412.00727) with small CLIPs and generated scenes, which runs on a laptop. Its rates are not the paper’s and are not meant to be; what can be compared is which claims hold.'
+    intro = [f'What this checkout measured at the scale “{Path(scale).stem}”'+(small if scale == 'tiny' else ' of Perturb and Recover (PAR, arXiv 2412.00727).'),
              f'{len(results(scale))} measurements on file; {made[0]} of {len(figures)} figures are drawn, {made[1]} of {len(tables)} tables are made; what was not run is empty in them.',
              'CA: clean accuracy. ASR: of the triggered images whose true class is not the target, the share that is taken for the target. What is known of the paper’s nine figures and fourteen tables are their subjects, not its own list: the numbers here follow the subjects.',
              'Page made with '+', '.join(f'{p} {v[p]}' for p in ('parnb', 'torch', 'open_clip_torch', 'numpy'))+f", Python {v['python']}."]
     claims = [i for i in tables if i['name'] == 'tab14_claims']
     parts = [('Claims', claims), ('Figures', figures), ('Tables', [i for i in tables if i not in claims])]
     page = Environment(autoescape=True, trim_blocks=False).from_string(_PAGE)
-    return page.render(title=f'parnb: results at the scale {scale}', css=_CSS, intro=intro, figures=figures, tables=tables, parts=parts)
+    return page.render(title=f'parnb: results at the scale {Path(scale).stem}', css=_CSS, intro=intro, figures=figures, tables=tables, parts=parts)
 
 # %% ../nbs/api/14_claims.ipynb #6d016873
 def write_report(scale: str = 'tiny',  # a preset
@@ -296,6 +298,6 @@ def write_report(scale: str = 'tiny',  # a preset
                  smoke: bool = False,  # by default under another name
                  ) -> Path:  # the file
     "Write the page. Raises `ParnbError` on a full disk. Source: ours."
-    path = Path(out) if out else RUNS/f"report-{scale}{'_smoke' if smoke else ''}.html"
+    path = Path(out) if out else RUNS/f"report-{Path(scale).stem}{'_smoke' if smoke else ''}.html"
     write_file(path, report_html(scale))
     return path

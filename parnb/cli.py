@@ -74,8 +74,8 @@ def run(notebook: Annotated[str, typer.Argument(help='A run notebook by name (03
 
 # %% ../nbs/api/16_cli.ipynb #4cc9400b
 OWN = "A model of one's own"  # the panel of its options
-Scale = Annotated[str, typer.Option(help='A preset: models, data and recipes.')]
-Encoder = Annotated[str, typer.Option(help='Which of its encoders: rn or vit.')]
+Scale = Annotated[str, typer.Option(help="A preset (tiny, small, paper), or a JSON file of one's own: models, data, recipes and experiments.")]
+Encoder = Annotated[str, typer.Option(help='Which of its encoders: rn or vit; of paper RN50, ViT-B-32, ViT-L-14-336 or SigLIP.')]
 AttackName = Annotated[str, typer.Option('--attack', help='The trigger, or none for the clean model.')]
 Method = Annotated[str, typer.Option(help='par, cleanclip, roclip, ft, or none for the model before cleaning.')]
 Tau = Annotated[float, typer.Option(help="PAR's threshold on the squared distance, in (0, 4].")]
@@ -193,12 +193,15 @@ def reproduce(scale: Scale = 'tiny',
               seeds: Annotated[Optional[str], typer.Option(help='Only these, separated by commas: 0,1.')] = None,
               dry_run: Annotated[bool, typer.Option('--dry-run', help='Say what would be computed, and how long it takes; compute nothing.')] = False,
               partition: Annotated[Optional[str], typer.Option(help="Slurm's partition.")] = None,
-              gpus: Annotated[int, typer.Option(help='GPUs a run.', min=0)] = 0):
+              gpus: Annotated[int, typer.Option(help='GPUs a run, with Slurm.', min=0)] = 0,
+              memory: Annotated[Optional[int], typer.Option(help="GB of memory a run, with Slurm; the cluster's default otherwise.", min=1)] = None,
+              hours: Annotated[Optional[float], typer.Option(help='Time limit of a run, with Slurm; 4 by default. One that is cut off goes on at the next call.', min=0.1)] = None):
     "Compute what figures and tables lack, and draw them all."
     from parnb.experiments import reproduce as go
     try: chosen = [int(s) for s in seeds.split(',')] if seeds else None
     except ValueError: raise ParnbError(f"--seeds {seeds} is no list of whole numbers: write it as 0,1,2") from None
-    cluster = {k: v for k, v in dict(slurm_partition=partition, gpus_per_node=gpus).items() if v}
+    cluster = {k: v for k, v in dict(slurm_partition=partition, gpus_per_node=gpus, mem_gb=memory, timeout_min=hours and round(60*hours)).items() if v}
+    if cluster and executor is Executor.local: raise ParnbError("--partition, --gpus, --memory and --hours are Slurm's: add --executor slurm")
     failed = go(scale, only, jobs, executor.value, chosen, dry_run, **cluster)
     if failed: raise ParnbError(f"{len(failed)} of the runs and notebooks failed, they are named above; what was finished is kept, run the same command again to go on")
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROOT', 'DATA', 'PRETRAINED', 'FIGS', 'CACHE', 'ARTIFACTS', 'RUNS', 'RESULTS', 'PRESETS', 'SCIENCE', 'ParnbError',
            'pick', 'content_key', 'file_sha256', 'new_folder', 'explain_os', 'write_file', 'locked', 'Progress',
-           'progress', 'shown_by', 'load_preset', 'execute_notebook']
+           'progress', 'shown_by', 'scale_folder', 'load_preset', 'execute_notebook']
 
 # %% ../nbs/api/00_core.ipynb #24010e50
 import difflib
@@ -219,6 +219,11 @@ def shown_by(show: Callable[[Progress], None],  # called at the beginning of eac
     finally: _SHOWN.reset(token)
 
 # %% ../nbs/api/00_core.ipynb #bcfeac96
+def scale_folder(scale: str,  # a preset, or a JSON file of one's own
+                 ) -> str:  # "" for "tiny": its figures lie in figures/ itself
+    "The folder within figures/ of another scale than tiny. Source: ours."
+    return '' if scale == 'tiny' else Path(scale).stem
+
 def load_preset(name: str,  # "tiny", or any other file of parnb/presets without its ending, or a JSON file of one's own
                 ) -> dict:  # its content; where it names a preset as its `base`, laid over that, entry by entry
     "Read a data file of the package, or one of the user's. Raises `ParnbError` for an unknown name and a damaged file. Source: ours."
@@ -231,11 +236,11 @@ def load_preset(name: str,  # "tiny", or any other file of parnb/presets without
 
 def _anchor(content: dict, home: Path):
     "Let the paths of a user's preset start from where it lies."
-    def there(v): return str(home/v) if isinstance(v, str) and not v.startswith(('hf:', '/', '~')) else v
+    def there(v): return str(home/v) if isinstance(v, str) and v != 'imagenet' and not v.startswith(('hf:', '/', '~')) else v
     for e in content.get('encoders', {}).values():
         if 'pretrained' in e and (home/e['pretrained']).is_file(): e['pretrained'] = there(e['pretrained'])
     for k, s in content.get('sources', {}).items():
-        content['sources'][k] = {o: there(v) if o in ('source', 'root', 'annotations', 'folder') else v for o, v in s.items()} if isinstance(s, dict) else there(s)
+        content['sources'][k] = {o: there(v) if o in ('source', 'root', 'annotations', 'folder', 'names') else v for o, v in s.items()} if isinstance(s, dict) else there(s)
 
 def _over(base: dict, own: dict) -> dict:
     "Entries laid over others, and their entries likewise; a source as a whole."

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['DEVICE', 'FLOOR', 'EVIDENCE', 'Cleaning', 'Attack', 'Run', 'weights_id', 'make_run', 'versions', 'test_seed',
-           'poisoned_clip', 'objective_of', 'cleaned_clip', 'read_log', 'embeddings', 'probe', 'measure', 'results',
-           'filed', 'plan', 'gather', 'run_name', 'seconds_of', 'notebooks', 'select', 'reproduce']
+           'poisoned_clip', 'objective_of', 'cleaned_clip', 'read_log', 'embeddings', 'probe', 'images_of', 'measure',
+           'results', 'filed', 'experiments', 'usual_encoder', 'plan', 'gather', 'run_name', 'seconds_of', 'notebooks',
+           'select', 'reproduce']
 
 # %% ../nbs/api/11_experiments.ipynb #adb7c8e3
 import io
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, Optional
 
 import numpy as np
+import open_clip
 import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -32,7 +34,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .cleaning import METHODS, PAR, Objective, Recipe, fit
-from .core import ARTIFACTS, PRETRAINED, RESULTS, ROOT, RUNS, SCIENCE, ParnbError, content_key, execute_notebook, file_sha256, load_preset, locked, new_folder, pick, progress, write_file
+from .core import ARTIFACTS, PRETRAINED, RESULTS, ROOT, RUNS, SCIENCE, ParnbError, content_key, execute_notebook, file_sha256, load_preset, locked, new_folder, pick, progress, scale_folder, write_file
 from .data import TARGET, Pairs, mentions
 from .evaluation import asr_text, attack_success_rate, clean_accuracy, embed_images, linear_probe, retrieval, tsne, zero_shot_head
 from .losses import check_tau
@@ -310,6 +312,13 @@ def probe(run: Run,  # whose final model to probe
 
 def _val(run: Run, side: int) -> Pairs: return data_of(run.scale).labelled(run.images, side)
 
+def images_of(scale: str,  # a preset, or a JSON file of one's own
+              encoder: str,  # one of its encoders
+              ) -> Pairs:  # as many as are measured on, at the size that the encoder sees
+    "The labelled images of a scale, without loading a model. Source: ours."
+    seen = open_clip.get_model_config(_encoder(scale, encoder)['model'])['vision_cfg']['image_size']
+    return data_of(scale).labelled(load_preset(scale)['images'], seen)
+
 def _declared(run: Run) -> list[str]: return [t for t in TRIGGERS if t in load_preset(run.scale)['poisoning']]
 
 def _preset_trigger(run: Run, name: str):
@@ -331,7 +340,7 @@ def measure(run: Run,  # what to measure
     val = _val(run, 64)  # its labels; no image is decoded
     if run.head: e['head'] = probe(run)
     p, c = run.attack and run.attack.poisoning, run.cleaning
-    row = dict(key=run.key, scale=run.scale, encoder=run.encoder, attack=p.attack if p else 'none', method=c.method if c else 'none', tau=c.tau if c else None,
+    row = dict(key=run.key, scale=Path(run.scale).stem, encoder=run.encoder, attack=p.attack if p else 'none', method=c.method if c else 'none', tau=c.tau if c else None,
                pairs=c.pairs if c else None, rate=p.rate if p else None, target=p.target if p else None, seed=run.seed, lam=c.lam if c else None,
                mode=p.mode if p else None, after=run.after and run.after.key, head=run.head)
     row |= _columns('clean_accuracy', clean_accuracy(e['clean'], e['head'], val.labels), 'n_clean')
@@ -392,9 +401,9 @@ def filed(kind: str,  # "dynamics" or "plane"
         log = read_log(cleaned_clip(run))
         log = log[(log.step % 4 == 0) | log.clean_accuracy.notna()]
     else:
-        e = embeddings(run)
-        xy = np.concatenate(tsne(e['clean'][:260], e['triggered'][:260], seed=run.seed))
-        log = pd.DataFrame(dict(x=xy[:, 0], y=xy[:, 1], triggered=np.arange(520) >= 260))
+        e = {k: v[:260] for k, v in embeddings(run).items()}
+        xy = np.concatenate(tsne(e['clean'], e['triggered'], seed=run.seed))
+        log = pd.DataFrame(dict(x=xy[:, 0], y=xy[:, 1], triggered=np.arange(len(xy)) >= len(e['clean'])))
     if run.images == load_preset(run.scale)['images']:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, log.to_csv(index=False, float_format='%.5g'))
@@ -406,18 +415,30 @@ def _unfold(block: dict) -> list[dict]:
     lists = {k: v for k, v in block.items() if isinstance(v, list)}
     return [{**block, **dict(zip(lists, combo))} for combo in itertools.product(*lists.values())]
 
+def experiments(scale: str,  # a preset, or a JSON file of one's own
+                ) -> dict:  # figure or table -> its blocks of runs, or the name of the one it shares them with
+    "What a scale declares. Raises `ParnbError` where that is nothing. Source: ours."
+    if not (declared := load_preset(scale).get('experiments')): raise ParnbError(f"the scale {scale} declares no `experiments`: name runs there as parnb/presets/tiny.json does, or use a preset that does as its `base`")
+    return declared
+
+def usual_encoder(scale: str,  # likewise
+                  ) -> str:
+    "The encoder that is meant where none is named: the preset's `encoder`, or its first. Source: ours."
+    preset = load_preset(scale)
+    return pick(preset.get('encoder') or next(iter(preset['encoders'])), preset['encoders'], 'encoder')
+
 def plan(name: str,  # a figure or table that the preset declares: "fig1_outcomes"
-         scale: str = 'tiny',  # a preset
+         scale: str = 'tiny',  # a preset, or a JSON file of one's own
          seeds: Sequence[int] | None = None,  # only these, where the declaration names several; None: all
          smoke: bool = False,  # every run in its smallest form
          **over: Any,  # settings of `make_run` instead of the declared ones: encoder="vit"
          ) -> pd.DataFrame:  # one row a run: the settings of its block, its Run and its key
     "The runs that a figure or table needs. Raises `ParnbError` for a name that is not declared. Source: ours."
-    declared = load_preset(pick(scale, ['tiny'], 'scale'))['experiments']
+    declared = experiments(scale)
     blocks, rows = declared[pick(name, declared, 'figure or table')], []
     if isinstance(blocks, str): blocks = declared[blocks]  # drawn from the runs of another
     for block in blocks:
-        for s in _unfold(dict(encoder='rn', seed=0, tau=2.15) | block | over):
+        for s in _unfold(dict(encoder=usual_encoder(scale), seed=0, tau=2.15) | block | over):
             label = s.pop('label', None)
             if 'after' in s: s['after'] = make_run(scale, s['encoder'], seed=s['seed'], smoke=smoke, **s['after'])
             if seeds is not None and isinstance(block.get('seed'), list) and s['seed'] not in seeds: continue
@@ -465,9 +486,10 @@ def run_name(run: Run,  # what to name
     return ' '.join(s for s in said if s)
 
 def seconds_of(runs: Sequence[Run],  # to be computed
-               ) -> float:  # s, one after the other
-    "About how long runs take, from the times on file of runs with the same encoder and method; 120 s a training where there are none. Source: ours."
+               ) -> float | None:  # s, one after the other; None where nothing is known
+    "About how long runs take, from the times on file of runs with the same encoder and method, or of any; at the scale tiny 120 s a training where there are none. Source: ours."
     table, out, made = results(runs[0].scale) if runs else None, 0., set()
+    if runs and not len(table) and runs[0].scale != 'tiny': return None
     def one(encoder, method):
         t = table[(table.encoder == encoder) & (table.method == method)] if len(table) else table
         return float(t.training_seconds.median()) if len(t) else 120.
@@ -491,7 +513,7 @@ def select(only: Sequence[str] | None,  # names, or their beginnings up to the u
     return {n: known[n] for n in (short.get(o) or pick(o, known, 'figure or table') for o in only)}
 
 # %% ../nbs/api/11_experiments.ipynb #5c57e262
-def reproduce(scale: str = 'tiny',  # a preset
+def reproduce(scale: str = 'tiny',  # a preset, or a JSON file of one's own
               only: Sequence[str] | None = None,  # figures and tables, by name or its beginning; None: all
               jobs: int = 0,  # processes at once; 0: one a core
               executor: Literal['local', 'slurm'] = 'local',  # where they run
@@ -502,22 +524,35 @@ def reproduce(scale: str = 'tiny',  # a preset
     """Compute what figures and tables lack, then execute their notebooks and the report.
 
     Each run is a process of its own; a failing one is reported at the end with its log and stops no other. Raises `ParnbError` for an unknown name. Source: ours."""
-    chosen, declared = select(only), load_preset(pick(scale, ['tiny'], 'scale'))['experiments']
+    chosen, declared = select(only), experiments(scale)
     todo: dict[str, tuple[Run, list]] = {}
-    judged = [p for c in load_preset('claims')['claims'] for p in c.get('plans', ())] if 'tab14_claims' in chosen else []
-    for name in [n for n in dict.fromkeys([*chosen, *judged]) if n in declared]:
+    judged = [p for c in load_preset('claims')['claims'] for p in c.get('plans', ())]
+    absent = [n for n in chosen if n in experiments('tiny') and n not in declared or n == 'tab14_claims' and not declared.keys() & set(judged)]
+    if absent: print(f"left out, since the scale {scale} declares no runs for them: {', '.join(absent)}", flush=True)
+    chosen, lacks = {n: p for n, p in chosen.items() if n not in absent}, []
+    for name in [n for n in dict.fromkeys([*chosen, *(judged if 'tab14_claims' in chosen else [])]) if n in declared]:
         for run in plan(name, scale, seeds).run:
+            if run.cleaning and run.cleaning.pairs == 'synthetic' and not data_of(scale).has_synthetic:
+                lacks.append(run.key)
+                continue
             kinds = _kinds(run, (*EVIDENCE.get(name, ()), *(todo[run.key][1] if run.key in todo else ())))
             todo[run.key] = (run, kinds)
+    if lacks: print(f"left out, since the scale's `sources` name no synthetic pairs: {len(set(lacks))} runs", flush=True)
     on_file = results(scale).index
-    missing = {k: v for k, v in todo.items() if k not in on_file or not all((RESULTS/scale/f'{kind}-{k}.csv').exists() for kind in v[1])}
+    missing = {k: v for k, v in todo.items() if k not in on_file or not all((RESULTS/Path(scale).stem/f'{kind}-{k}.csv').exists() for kind in v[1])}
     jobs = jobs or os.cpu_count() or 1
     at_once = min(jobs, max(1, len(missing)))
-    about = seconds_of([r for r, _ in missing.values()])/at_once
-    print(f"{len(todo)} runs for {len(chosen)} figures and tables: {len(todo)-len(missing)} on file, {len(missing)} to compute"+(f", about {about/60:.0f} minutes with {at_once} {'process' if at_once == 1 else 'processes'}" if missing else ''), flush=True)
+    about = seconds_of([r for r, _ in missing.values()])
+    long = '' if about is None else f", about {about/at_once/60:.0f} minutes with {at_once} {'process' if at_once == 1 else 'processes'}"
+    print(f"{len(todo)} runs for {len(chosen)} figures and tables: {len(todo)-len(missing)} on file, {len(missing)} to compute{long if missing else ''}", flush=True)
     if dry_run:
         for run, _ in missing.values(): print('  ', run_name(run))
         return {}
+    if missing and scale != 'tiny':  # models and data are fetched here, once; what is not there is said before any work
+        data, runs = data_of(scale), [r for r, _ in missing.values()]
+        for r in {r.encoder: r for r in runs}.values(): _clean_clip(r)
+        data.labelled(max(r.images for r in runs))
+        for use, count in sorted({('poison', r.attack.count) for r in runs if r.attack} | {('synthetic' if c.pairs == 'synthetic' else 'clean', c.count) for r in runs if (c := r.cleaning)}): data.pairs(use, count, 64)
     failed = _compute_all(missing, at_once, executor, cluster) if missing else {}
     failed |= _draw_all(chosen, scale, jobs)
     for what, why in failed.items(): print(f'FAILED {what}: {why}', file=sys.stderr)
@@ -530,7 +565,7 @@ def _compute_all(missing: dict, jobs: int, executor: str, cluster: dict) -> dict
     folder = RUNS/'reproduce'
     pool = submitit.AutoExecutor(folder=folder, cluster=executor)
     threads = max(1, (os.cpu_count() or 1)//jobs)
-    pool.update_parameters(timeout_min=240, **({} if executor == 'local' else dict(cpus_per_task=threads)), **cluster)
+    pool.update_parameters(**dict(timeout_min=240) | ({} if executor == 'local' else dict(cpus_per_task=threads)) | cluster)
     waiting, running, failed = dict(missing), {}, {}
     def makes(run):  # the trainings that a run needs and that are not made yet
         need, r = set(), run
@@ -588,6 +623,8 @@ def _draw(name: str, path: Path, scale: str) -> tuple[str, str]:
     "Execute one notebook; the reason where it failed."
     from papermill.inspection import inspect_notebook
     known = inspect_notebook(str(path))
-    try: execute_notebook(path, RUNS/'reproduce'/f'{name}.ipynb', {k: v for k, v in dict(scale=scale, compute=False).items() if k in known})
+    try:
+        attack = dict(attack=plan(name, scale).attack.iloc[0]) if name in experiments(scale) else {}  # a preset of one's own may declare another than the notebook names
+        execute_notebook(path, RUNS/'reproduce'/scale_folder(scale)/f'{name}.ipynb', {k: v for k, v in dict(scale=scale, encoder=usual_encoder(scale), compute=False, **attack).items() if k in known})
     except ParnbError as e: return name, str(e)
     return name, ''

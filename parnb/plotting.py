@@ -12,6 +12,7 @@ __all__ = ['COLOURS', 'MARKERS', 'HATCHES', 'WORDS', 'COLUMN', 'WIDE', 'SQUARE',
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -26,7 +27,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
-from .core import FIGS, ParnbError, explain_os, load_preset, pick, write_file
+from .core import FIGS, ParnbError, explain_os, load_preset, pick, scale_folder, write_file
 
 # %% ../nbs/api/12_plotting.ipynb #a5e51393
 COLOURS = dict(clean_accuracy='#0173b2', attack_success_rate='#d55e00', par='#029e73', cleanclip='#de8f05', roclip='#cc78bc', ft='#949494', none='k')
@@ -48,19 +49,21 @@ def set_style():
 # %% ../nbs/api/12_plotting.ipynb #8b11c7ff
 def save_fig(fig: Figure,  # what to save
              name: str,  # its file name, without ending: "fig2_triggers"
+             scale: str = 'tiny',  # whose: of another than tiny in a folder of its own
              **source,  # what it was drawn from: run=run.key, n=5200
              ) -> list[str]:  # the file names written
     "Write a figure as svg, pdf and png, the same bytes at every run, and its provenance as json. Source: ours."
+    place = FIGS/scale_folder(scale)
     try:
-        FIGS.mkdir(parents=True, exist_ok=True)
-        for kind, meta in (('svg', {'Date': None}), ('pdf', {'CreationDate': None}), ('png', {'Software': None})): fig.savefig(FIGS/f'{name}.{kind}', metadata=meta)
-    except OSError as e: raise explain_os(e, FIGS/name) from e
-    write_file(FIGS/f'{name}.json', json.dumps(dict(figure=name, **source, matplotlib=mpl.__version__), indent=1, sort_keys=True)+'\n')
+        place.mkdir(parents=True, exist_ok=True)
+        for kind, meta in (('svg', {'Date': None}), ('pdf', {'CreationDate': None}), ('png', {'Software': None})): fig.savefig(place/f'{name}.{kind}', metadata=meta)
+    except OSError as e: raise explain_os(e, place/name) from e
+    write_file(place/f'{name}.json', json.dumps(dict(figure=name, scale=Path(scale).stem, **source, matplotlib=mpl.__version__), indent=1, sort_keys=True)+'\n')
     return [f'{name}.{k}' for k in ('svg', 'pdf', 'png', 'json')]
 
 # %% ../nbs/api/12_plotting.ipynb #5d1bfaa7
 def figure_name(figure: str,  # the notebook's name: "fig5_rates"
-                settings: Sequence[str],  # what it was drawn with: scale, encoder, attack
+                settings: Sequence[str],  # what it was drawn with: encoder, attack
                 usual: Sequence[str],  # what it is drawn with if nobody says otherwise
                 smoke: bool = False,  # a trial, not a result
                 ) -> str:  # a name that no other drawing of the figure has
@@ -75,7 +78,7 @@ def drawn_from(table: pd.DataFrame,  # of `gather`
     return dict(keys=sorted(done.key), not_run=int((~table.done).sum()), seeds=sorted({int(s) for s in done.seed}), n_clean=count('n_clean'), n_triggered=count('n_triggered'))
 
 # %% ../nbs/api/12_plotting.ipynb #e296505f
-COUNTERPART = dict(rn='RN50', vit='ViT-B/32')  # which of the paper's encoders is set beside ours
+COUNTERPART = {'rn': 'RN50', 'vit': 'ViT-B/32', 'RN50': 'RN50', 'ViT-B-32': 'ViT-B/32'}  # which of the paper's encoders is set beside ours
 
 def published(kind: str,  # "outcomes", "tradeoff", "synthetic", "rates" or "third_party"
               ) -> pd.DataFrame:  # one row a number, rates in [0, 1], and `where` it was seen

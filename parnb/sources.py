@@ -10,6 +10,7 @@ __all__ = ['IMAGES', 'Images', 'seen_by', 'open_source', 'write_shards', 'read_n
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import tarfile
@@ -298,6 +299,7 @@ def _fetch(name: str, split: str, most: int | None, wanted: dict, per_shard: int
 def _load(name: str, split: str, **how):
     "A dataset, or one sentence."
     import datasets
+    logging.getLogger('huggingface_hub').setLevel(logging.ERROR)  # it says of each retry what the sentence below says once
     path, revision = _pinned(name)
     try: return datasets.load_dataset(path, split=split, revision=revision, **how)
     except Exception as e: raise ParnbError(f"the dataset {name} cannot be loaded ({type(e).__name__}: {(str(e).splitlines() or [''])[0]}): check its name, its split {split!r} and the network, or download it and give its folder") from None
@@ -432,6 +434,7 @@ def open_captions(annotations: str | Path,  # a JSON file: Karpathy's of COCO or
 class Scenes:
     "The data of the scale tiny: emoji scenes, drawn on first use. Source: ours."
     names, prompts = NAMES, PROMPTS
+    has_synthetic = True
     key, synthetic_key = property(lambda self: corpus_id()), property(lambda self: synthetic_id())
     def pairs(self, use: str, count: int, size: int = 64) -> Pairs: return synthetic_pairs(count) if use == 'synthetic' else scenes(use, count)
     def labelled(self, count: int, size: int = 64, split: str = 'val') -> Pairs: return scenes(split, count)
@@ -442,15 +445,18 @@ class Files:
     def __init__(self, scale: str):
         self.preset = load_preset(scale)
         self.sources = self.preset.get('sources', {})
+        self.has_synthetic = 'synthetic' in self.sources
         places = [s if isinstance(s, str) else s.get(k) for s in self.sources.values() for k in ('source', 'annotations', 'folder') if isinstance(s, dict) or k == 'source']
         self.key = content_key([self.sources, *map(_stamp, filter(None, places))])
         self.synthetic_key = self.key
     def _options(self, what: str) -> dict:
         if what not in self.sources: raise ParnbError(f"the preset names no {what}: add them to its `sources`")
         s = self.sources[what]
-        return dict(s) if isinstance(s, dict) else dict(source=s)
+        s = dict(s) if isinstance(s, dict) else dict(source=s)
+        if isinstance(s.get('names'), str): s['names'] = open_clip.IMAGENET_CLASSNAMES if s['names'] == 'imagenet' else read_names(s['names'])
+        return s
     @property
-    def names(self) -> tuple: return self.labelled().names
+    def names(self) -> tuple: return tuple(self._options('images').get('names') or self.labelled().names)  # a source that names them is not opened for that
     @property
     def prompts(self):
         return open_clip.OPENAI_IMAGENET_TEMPLATES

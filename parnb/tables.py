@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from .core import FIGS, RESULTS, ParnbError, load_preset, write_file
-from .experiments import gather, plan
+from .core import FIGS, RESULTS, ParnbError, load_preset, scale_folder, write_file
+from .experiments import gather, plan, usual_encoder
 from .plotting import WORDS
 
 # %% ../nbs/api/13_tables.ipynb #082a67ca
@@ -137,7 +137,7 @@ def rows_of(name: str,  # a figure or table
             **over: Any,  # as of `plan`
             ) -> pd.DataFrame:  # as of `gather`
     "The rows of a plan; none, with their columns, where the preset does not declare it. Source: ours."
-    if name in load_preset(scale)['experiments']: return gather(plan(name, scale, **over), compute)
+    if name in load_preset(scale).get('experiments', {}): return gather(plan(name, scale, **over), compute)
     ends = [f'{c}{e}' for c in OUTCOME for e in ('', '_low', '_high')]
     return pd.DataFrame(columns=['label', 'encoder', 'attack', 'method', 'seed', 'tau', 'run', 'key', *ends, *COUNTS.values(), 'version', 'done']).astype(dict(done=bool))
 
@@ -160,14 +160,15 @@ def provenance(rows: pd.DataFrame,  # of `gather`
                ) -> dict:  # for `save_table`
     "Where a table's numbers are from: the keys of its runs, those that are missing, and the versions that measured. Source: ours."
     on = rows[rows.done]
-    return dict(scale=sorted({r.scale for r in rows.run}), encoders=sorted(rows.encoder.unique()), runs=on.key.tolist(), not_run=rows.key[~rows.done].tolist(), parnb=sorted(map(str, on.version.unique())) if len(on) else [])
+    return dict(scale=sorted({Path(r.scale).stem for r in rows.run}), encoders=sorted(rows.encoder.unique()), runs=on.key.tolist(), not_run=rows.key[~rows.done].tolist(), parnb=sorted(map(str, on.version.unique())) if len(on) else [])
 
 def table_name(name: str,  # "tab05_tau"
-               encoder: str = 'rn',  # whose runs
+               scale: str = 'tiny',  # whose runs
+               encoder: str = '',  # on which of its encoders; the usual one by default
                smoke: bool = False,  # of a smallest form
                ) -> str:  # "tab05_tau", "tab05_tau_vit", "tab05_tau_smoke"
     "A file name that says when a table is not the published one. Source: ours."
-    return name+('' if encoder == 'rn' else f'_{encoder}')+('_smoke' if smoke else '')
+    return name+('' if encoder in ('', usual_encoder(scale)) else f'_{encoder}')+('_smoke' if smoke else '')
 
 # %% ../nbs/api/13_tables.ipynb #2789476a
 def _words(cell: Any) -> str:
@@ -221,7 +222,7 @@ def _tex(frame: pd.DataFrame, text: str, name: str) -> str:
 def save_table(frame: pd.DataFrame,  # of `by_method`, `by_setting` or their like; without rows: "not run"
                name: str,  # its file name, without ending: "tab05_tau"
                caption: str,  # its first sentence is the title
-               **source,  # what it was made from: **provenance(rows)
+               **source,  # what it was made from: **provenance(rows); of another scale than tiny it lies in a folder of its own
                ) -> list[str]:  # the file names written
     "Write a table as csv, md and tex, the same bytes at every run, and its provenance as json. Raises `ParnbError` on a full disk. Source: ours."
     shown = frame if len(frame) else pd.DataFrame([dict.fromkeys(frame, '') | {frame.columns[0]: 'not run'}])
@@ -231,7 +232,8 @@ def save_table(frame: pd.DataFrame,  # of `by_method`, `by_setting` or their lik
                  md=f"**Table {int(number[1]) if number else name}: {title}.** {rest}\n\n{_md(shown)}\n",
                  tex=_tex(shown, caption, name),
                  json=json.dumps(dict(table=name, title=title, caption=rest, **source, pandas=pd.__version__), indent=1, sort_keys=True, ensure_ascii=False)+'\n')
-    for kind, text in texts.items(): write_file(FIGS/f'{name}.{kind}', text)
+    place = FIGS/scale_folder(*source.get('scale') or ['tiny'])
+    for kind, text in texts.items(): write_file(place/f'{name}.{kind}', text)
     return [f'{name}.{k}' for k in texts]
 
 # %% ../nbs/api/13_tables.ipynb #96fb0f39

@@ -91,3 +91,29 @@ def test_a_scale_of_ones_own_goes_the_same_way(own, tmp_path):
     (own/'more.csv').unlink()
     sentence(parnb(tmp_path/'other', 'run', '03_par_clean', *given, '-p', 'encoder', 'mine'), 'more.csv is not there')
     assert not list((tmp_path/'other'/'artifacts').glob('*/model.safetensors'))
+
+
+def test_figures_and_tables_of_a_scale_of_ones_own(own, tmp_path):
+    "Its runs, its results and its drawings lie apart from those of the scale tiny, and a second call computes nothing."
+    short = dict(recipe=dict(epochs=1, batch_size=16))
+    runs = [dict(attack='badnet_stripes', method='none'), dict(attack='badnet_stripes', method='par', tau=[2.15])]
+    grid = dict(base='paper', encoder='mine', encoders=dict(mine=dict(model='tiny-rn', pretrained='emoji')), pairs=dict(poison=32, clean=32), images=6, sources=dict(pairs='pairs.csv', images='val'), poisoning=dict(badnet_stripes=dict(rate=0.1)),
+                recipes=dict(default=dict(poison=short['recipe'])), cleaning=dict(par=short), experiments=dict(tab05_tau=runs, fig4_dynamics_tsne=runs))
+    pd.DataFrame(dict(filepath=[f'{i % 40}.png' for i in range(64)], title=[f'a photo of number {i}' for i in range(64)])).to_csv(own/'pairs.csv', index=False)
+    (own/'grid.json').write_text(json.dumps(grid))
+    command = 'reproduce', '--scale', str(own/'grid.json'), '--only', 'tab05', '--only', 'fig4'
+    p = parnb(tmp_path, *command, '--jobs', '2')
+    assert p.returncode == 0 and '2 to compute' in p.stdout, p.stderr
+    assert len(pd.read_csv(tmp_path/'results'/'grid.csv')) == 2
+    assert {f.name for f in (tmp_path/'figures').iterdir()} == {'grid'} and {'tab05_tau.csv', 'fig4_dynamics_tsne_badnet_stripes.png'} <= {f.name for f in (tmp_path/'figures'/'grid').iterdir()}
+    assert pd.read_csv(tmp_path/'figures'/'grid'/'tab05_tau.csv').CA.notna().all()
+    assert '0 to compute' in parnb(tmp_path, *command, '--dry-run').stdout
+    (own/'grid.json').write_text(json.dumps(dict(grid, encoder='other')))
+    sentence(parnb(tmp_path, *command), "unknown encoder 'other'")
+
+
+def test_the_grid_of_the_paper_is_known_offline(tmp_path):
+    p = parnb(tmp_path, 'reproduce', '--scale', 'paper', '--dry-run')
+    assert p.returncode == 0, p.stderr
+    assert 'RN50 badnet_stripes rate 0.003 par tau 2.15 250000 pairs seed 0 [' in p.stdout and 'name no synthetic pairs' in p.stdout
+    sentence(parnb(tmp_path, 'reproduce', '--scale', 'paper', '--gpus', '1'), 'add --executor slurm')

@@ -116,6 +116,7 @@ def test_notebook_is_clean(path):
             assert out['output_type'] != 'error', f"cell {c['id']} holds a traceback"
             assert out.get('execution_count') is None, f"an output of cell {c['id']} has a count: nbdev_clean"
             assert not any('widget' in kind for kind in out.get('data', {})), f"cell {c['id']} keeps a widget, which is nothing without its kernel: clear its output"
+            assert len(out.get('data', {}).get('image/png', ''))*3/4 <= 100_000, f"the picture of cell {c['id']} is over 100 kB: python .ci/pictures.py"
 
 @each(RUNS)
 def test_run_notebook_has_one_parameters_cell(path):

@@ -96,6 +96,7 @@ Pieces = Annotated[Optional[int], typer.Option(help='Compute a batch in so many 
 Checkpointing = Annotated[bool, typer.Option('--checkpointing', help='Keep less of each transformer block for the way back, and compute it again.', rich_help_panel=OWN)]
 Json = Annotated[bool, typer.Option('--json', help='One JSON object on standard output, nothing else.')]
 
+# %% ../nbs/api/16_cli.ipynb #4cc9400c
 @app.command()
 def poison(attack: AttackName = 'blended_text', scale: Scale = 'tiny', encoder: Encoder = 'rn', seed: Seed = 0, rate: Rate = None, target: Target = 'banana', mode: Mode = 'dirty', smoke: Smoke = False,
            model: Model = None, checkpoint: Checkpoint = None,
@@ -116,6 +117,7 @@ def poison(attack: AttackName = 'blended_text', scale: Scale = 'tiny', encoder: 
     from parnb.experiments import make_run, poisoned_clip
     print(poisoned_clip(make_run(scale, encoder, attack, 'none', seed=seed, rate=rate, target=target, mode=mode, smoke=smoke)))
 
+# %% ../nbs/api/16_cli.ipynb #4cc9400e
 @app.command()
 def clean(attack: AttackName = 'blended_text', method: Method = 'par', tau: Tau = 2.15, pairs: Cleaned = 'real', scale: Annotated[Optional[str], typer.Option(help='A preset: models, data and recipes; tiny, or, with --model, paper by default.')] = None, encoder: Encoder = 'rn', seed: Seed = 0, rate: Rate = None, target: Target = 'banana', lam: Lam = None, mode: Mode = 'dirty', smoke: Smoke = False,
           model: Model = None, checkpoint: Checkpoint = None,
@@ -143,6 +145,7 @@ def clean(attack: AttackName = 'blended_text', method: Method = 'par', tau: Tau 
     from parnb.experiments import cleaned_clip, make_run
     print(cleaned_clip(make_run(scale or 'tiny', encoder, attack, method, tau, seed, rate, target, lam=lam, pairs=pairs, mode=mode, smoke=smoke)))
 
+# %% ../nbs/api/16_cli.ipynb #4cc94010
 @app.command()
 def measure(attack: AttackName = 'blended_text', method: Method = 'par', tau: Tau = 2.15, pairs: Cleaned = 'real', scale: Scale = 'tiny', encoder: Encoder = 'rn', seed: Seed = 0, rate: Rate = None, target: Target = 'banana', lam: Lam = None, mode: Mode = 'dirty', smoke: Smoke = False,
             fresh: Annotated[bool, typer.Option(help='Measure a model of this machine, even where the result is on file.')] = False, as_json: Json = False,

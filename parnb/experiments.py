@@ -558,6 +558,7 @@ def reproduce(scale: str = 'tiny',  # a preset, or a JSON file of one's own
     for what, why in failed.items(): print(f'FAILED {what}: {why}', file=sys.stderr)
     return failed
 
+# %% ../nbs/api/11_experiments.ipynb #5c57e263
 def _compute_all(missing: dict, jobs: int, executor: str, cluster: dict) -> dict[str, str]:
     "Compute runs, at most `jobs` at once, so that no two wait for one poisoned model."
     import submitit
@@ -605,6 +606,7 @@ def _reason(said: str) -> str:
     trace = [t for t in re.split('-{10,}', said)[1:2] if t.strip()]
     return re.sub(r'^[\w.]*ParnbError: ', '', trace[0].strip().splitlines()[-1]) if trace else said.strip().splitlines()[0]
 
+# %% ../nbs/api/11_experiments.ipynb #5c57e265
 def _draw_all(chosen: dict[str, Path], scale: str, jobs: int) -> dict[str, str]:
     "Execute the notebooks of figures and tables without computing anything, several at once, and the report after them."
     from joblib import Parallel, delayed

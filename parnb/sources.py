@@ -252,6 +252,7 @@ def _tars(tars: Sequence[str], most, ext: str, what: str, said: Callable) -> tup
             return f'{tars[shard[i]]} at {start[i]}', f.read(length[i])
     return table, read, key
 
+# %% ../nbs/api/10_sources.ipynb #000de180
 def _pinned(name: str) -> tuple[str, str | None]:
     "A dataset's name, and the revision behind its @."
     if Path(name).exists(): return name, None
@@ -304,6 +305,7 @@ def _load(name: str, split: str, **how):
     try: return datasets.load_dataset(path, split=split, revision=revision, **how)
     except Exception as e: raise ParnbError(f"the dataset {name} cannot be loaded ({type(e).__name__}: {(str(e).splitlines() or [''])[0]}): check its name, its split {split!r} and the network, or download it and give its folder") from None
 
+# %% ../nbs/api/10_sources.ipynb #000de182
 def _reader(ds, image: str) -> Callable:
     "How to read an image file of a dataset, undecoded."
     import datasets

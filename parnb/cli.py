@@ -191,20 +191,21 @@ class Executor(str, Enum):
 @app.command()
 def reproduce(scale: Scale = 'tiny',
               only: Annotated[Optional[list[str]], typer.Option(help='Only this figure or table (fig3, tab05_tau); may be repeated.')] = None,
-              jobs: Annotated[int, typer.Option(help='Processes at once; 0: one a core.', min=0)] = 0,
+              jobs: Annotated[int, typer.Option(help='Processes at once; 0: one a GPU, or a core where there is none; with Slurm all.', min=0)] = 0,
               executor: Annotated[Executor, typer.Option(help='Where runs are computed.')] = Executor.local,
               seeds: Annotated[Optional[str], typer.Option(help='Only these, separated by commas: 0,1.')] = None,
               dry_run: Annotated[bool, typer.Option('--dry-run', help='Say what would be computed, and how long it takes; compute nothing.')] = False,
               partition: Annotated[Optional[str], typer.Option(help="Slurm's partition.")] = None,
               gpus: Annotated[int, typer.Option(help='GPUs a run, with Slurm.', min=0)] = 0,
+              cpus: Annotated[Optional[int], typer.Option(help='Cores a run, with Slurm; 4 by default.', min=1)] = None,
               memory: Annotated[Optional[int], typer.Option(help="GB of memory a run, with Slurm; the cluster's default otherwise.", min=1)] = None,
               hours: Annotated[Optional[float], typer.Option(help='Time limit of a run, with Slurm; 4 by default. One that is cut off goes on at the next call.', min=0.1)] = None):
     "Compute what figures and tables lack, and draw them all."
     from parnb.experiments import reproduce as go
     try: chosen = [int(s) for s in seeds.split(',')] if seeds else None
     except ValueError: raise ParnbError(f"--seeds {seeds} is no list of whole numbers: write it as 0,1,2") from None
-    cluster = {k: v for k, v in dict(slurm_partition=partition, gpus_per_node=gpus, mem_gb=memory, timeout_min=hours and round(60*hours)).items() if v}
-    if cluster and executor is Executor.local: raise ParnbError("--partition, --gpus, --memory and --hours are Slurm's: add --executor slurm")
+    cluster = {k: v for k, v in dict(slurm_partition=partition, gpus_per_node=gpus, cpus_per_task=cpus, mem_gb=memory, timeout_min=hours and round(60*hours)).items() if v}
+    if cluster and executor is Executor.local: raise ParnbError("--partition, --gpus, --cpus, --memory and --hours are Slurm's: add --executor slurm")
     failed = go(scale, only, jobs, executor.value, chosen, dry_run, **cluster)
     if failed: raise ParnbError(f"{len(failed)} of the runs and notebooks failed, they are named above; what was finished is kept, run the same command again to go on")
 

@@ -515,7 +515,7 @@ def select(only: Sequence[str] | None,  # names, or their beginnings up to the u
 # %% ../nbs/api/11_experiments.ipynb #5c57e262
 def reproduce(scale: str = 'tiny',  # a preset, or a JSON file of one's own
               only: Sequence[str] | None = None,  # figures and tables, by name or its beginning; None: all
-              jobs: int = 0,  # processes at once; 0: one a core
+              jobs: int = 0,  # processes at once; 0: one a GPU, or a core where there is none; with Slurm all
               executor: Literal['local', 'slurm'] = 'local',  # where they run
               seeds: Sequence[int] | None = None,  # only these; None: all that are declared
               dry_run: bool = False,  # only say what would be computed
@@ -540,8 +540,8 @@ def reproduce(scale: str = 'tiny',  # a preset, or a JSON file of one's own
     if lacks: print(f"left out, since the scale's `sources` name no synthetic pairs: {len(set(lacks))} runs", flush=True)
     on_file = results(scale).index
     missing = {k: v for k, v in todo.items() if k not in on_file or not all((RESULTS/Path(scale).stem/f'{kind}-{k}.csv').exists() for kind in v[1])}
-    jobs = jobs or os.cpu_count() or 1
-    at_once = min(jobs, max(1, len(missing)))
+    cores = os.cpu_count() or 1
+    at_once = min(jobs or (len(missing) if executor == 'slurm' else len(_cards()) or cores), max(1, len(missing)))
     about = seconds_of([r for r, _ in missing.values()])
     long = '' if about is None else f", about {about/at_once/60:.0f} minutes with {at_once} {'process' if at_once == 1 else 'processes'}"
     print(f"{len(todo)} runs for {len(chosen)} figures and tables: {len(todo)-len(missing)} on file, {len(missing)} to compute{long if missing else ''}", flush=True)
@@ -554,19 +554,24 @@ def reproduce(scale: str = 'tiny',  # a preset, or a JSON file of one's own
         data.labelled(max(r.images for r in runs))
         for use, count in sorted({('poison', r.attack.count) for r in runs if r.attack} | {('synthetic' if c.pairs == 'synthetic' else 'clean', c.count) for r in runs if (c := r.cleaning)}): data.pairs(use, count, 64)
     failed = _compute_all(missing, at_once, executor, cluster) if missing else {}
-    failed |= _draw_all(chosen, scale, jobs)
+    failed |= _draw_all(chosen, scale, jobs or cores)
     for what, why in failed.items(): print(f'FAILED {what}: {why}', file=sys.stderr)
     return failed
 
 # %% ../nbs/api/11_experiments.ipynb #5c57e263
+def _cards() -> list[int]:
+    "This machine's GPUs that may be used, by the numbers that CUDA_VISIBLE_DEVICES takes."
+    seen = [v.strip() for v in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')]
+    return [int(v) for v in seen] if all(map(str.isdigit, seen)) else list(range(torch.cuda.device_count()))
+
 def _compute_all(missing: dict, jobs: int, executor: str, cluster: dict) -> dict[str, str]:
     "Compute runs, at most `jobs` at once, so that no two wait for one poisoned model."
     import submitit
     if executor == 'slurm' and shutil.which('sbatch') is None: raise ParnbError("there is no Slurm here (sbatch is not found): use --executor local")
     folder = RUNS/'reproduce'
-    pool = submitit.AutoExecutor(folder=folder, cluster=executor)
-    threads = max(1, (os.cpu_count() or 1)//jobs)
-    pool.update_parameters(**dict(timeout_min=240) | ({} if executor == 'local' else dict(cpus_per_task=threads)) | cluster)
+    pool = submitit.LocalExecutor(folder) if executor == 'local' else submitit.AutoExecutor(folder=folder, cluster=executor)
+    threads, cards, used = max(1, (os.cpu_count() or 1)//jobs), _cards() if executor == 'local' else [], {}
+    pool.update_parameters(**dict(timeout_min=240) | ({} if executor == 'local' else dict(cpus_per_task=4, slurm_setup=['export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK'])) | cluster)
     waiting, running, failed = dict(missing), {}, {}
     def makes(run):  # the trainings that a run needs and that are not made yet
         need, r = set(), run
@@ -584,6 +589,9 @@ def _compute_all(missing: dict, jobs: int, executor: str, cluster: dict) -> dict
                 free = [k for k, (r, _) in waiting.items() if not makes(r) & busy]
                 if free and len(running) < jobs:
                     run, kinds = waiting.pop(free[0])
+                    if cards:  # submitit hides every GPU from a local process that does not ask for one
+                        used[run.key] = min(cards, key=[used[k] for k in running].count)
+                        pool.update_parameters(gpus_per_node=1, visible_gpus=[used[run.key]])
                     running[run.key] = pool.submit(_compute, run.model_dump(), kinds)
                     continue
                 for k, job in list(running.items()):

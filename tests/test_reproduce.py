@@ -18,6 +18,16 @@ failed = _compute_all({r.key: (r, []) for r in (bad, good)}, 2, 'local', {})
 print(json.dumps(dict(failed=failed, bad=run_name(bad), good=good.key)))
 """
 
+SPREAD = """
+import os, time
+import parnb.experiments as experiments
+def note(run, kinds):
+    time.sleep(3)
+    (experiments.RUNS/os.environ['CUDA_VISIBLE_DEVICES']).touch()
+experiments._compute = note
+runs = [experiments.make_run(method='none', seed=s) for s in (0, 1)]
+experiments._compute_all({r.key: (r, []) for r in runs}, 2, 'local', {})
+"""
 ENDED = """
 import signal
 from parnb.experiments import _compute, make_run
@@ -79,6 +89,12 @@ def test_a_job_that_a_cluster_ends_has_not_failed(tmp_path):
     said, why = p.communicate(timeout=60)
     assert not said and p.returncode and 'KeyboardInterrupt' in why
     assert not list(tmp_path.rglob('.tmp-*'))
+
+
+def test_each_process_has_a_gpu_of_its_own(tmp_path):
+    p = subprocess.run([sys.executable, '-c', SPREAD], env=env(tmp_path, CUDA_VISIBLE_DEVICES='2,5', PARNB_QUIET='1'), capture_output=True, text=True, timeout=120)
+    assert p.returncode == 0, p.stderr
+    assert {f.name for f in (tmp_path/'runs').iterdir()} - {'reproduce'} == {'2', '5'}
 
 
 def test_a_redraw_trains_nothing(tmp_path):

@@ -12,7 +12,7 @@ SCRIPT = """
 import sys
 from parnb.experiments import _compute_all, make_run
 runs = [make_run(smoke=True, attack=a, method=m) for a, m in (('badnet_stripes', 'none'), ('blended_text', 'par'), ('sig', 'ft'))]
-failed = _compute_all({r.key: (r, []) for r in runs}, 2, 'slurm', dict(slurm_partition='main', slurm_mem='4GB'))
+failed = _compute_all({r.key: (r, []) for r in runs}, 2, 'slurm', dict(slurm_partition='main', mem_gb=4, cpus_per_task=1))
 print(failed)
 sys.exit(bool(failed))
 """

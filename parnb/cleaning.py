@@ -37,7 +37,7 @@ from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 from .core import CACHE, PRESETS, ParnbError, explain_os, progress, write_file
 from .data import Pairs
 from .losses import check_tau, clip_loss, par_loss, shared_target
-from .models import embed_texts, encode_text, normalise, pixels
+from .models import embed_texts, encode_text, normalise, pixels, shorten
 
 # %% ../nbs/api/06_cleaning.ipynb #6325b97f
 class Recipe(BaseModel):
@@ -86,7 +86,8 @@ def augment(x: Tensor,  # [N, 3, H, W] in [0, 1]
     n, _, h, w = x.shape
     def rand(*shape): return torch.rand(*shape, generator=gen).to(x.device)
     if recipe.noise:
-        noise = torch.randn(n, 3, h, w, generator=gen).to(x.device, memory_format=torch.channels_last)
+        own = gen if x.device.type == 'cpu' else torch.Generator(x.device).manual_seed(gen.initial_seed())  # a GPU would wait for a CPU's noise longer than a step takes
+        noise = torch.randn(n, 3, h, w, generator=own, device=x.device).to(memory_format=torch.channels_last)
         x = (x+noise*recipe.noise*(rand(n, 1, 1, 1) < 0.5)).clamp(0, 1)
     if recipe.cutout:
         side = ((0.005+0.005*rand(n))*h*w).sqrt().round()
@@ -176,10 +177,14 @@ class Objective(nn.Module):
         "Images uint8 [n, H, W, 3] as the student sees them: augmented, float [n, 3, H, W] in [0, 1]."
         return augment(pixels(images, device), self.recipe, gen, self.fill)
 
+    def texts(self, idx: np.ndarray) -> Tensor:
+        "The tokens int64 [n, l] of the pairs at `idx`."
+        return self.tokens[torch.from_numpy(idx)].long()
+
     def batch(self, pairs: Pairs, idx: np.ndarray, epoch: int, gen: torch.Generator, device: torch.device) -> dict:
-        "What `forward` takes for the pairs at `idx`: images normalised [n, 3, H, W], tokens [n, L], labels [n]."
+        "What `forward` takes for the pairs at `idx`: images normalised [n, 3, H, W], tokens [n, l], labels [n]."
         x = self.view(pairs.images[idx], gen, device)
-        return dict(images=normalise(x, self.model), tokens=self.tokens[torch.from_numpy(idx)].long().to(device), labels=torch.from_numpy(pairs.labels[idx]).to(device))
+        return dict(images=normalise(x, self.model), tokens=shorten(self.model, self.texts(idx)).to(device), labels=torch.from_numpy(pairs.labels[idx]).to(device))
 
     def embed(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         "Both towers' unit embeddings in float32, float [n, D] each, of this process; in pieces, of which nothing but the embeddings is kept, and the rest is computed again on the way back."
@@ -224,7 +229,8 @@ class PAR(Objective):
     def prepare(self, captions, tokenizer, seed):
         "The tokens, and the reference's text embeddings."
         super().prepare(captions, tokenizer, seed)
-        self.frozen[0].to(self.model.logit_scale.device)
+        device = self.model.logit_scale.device
+        self.frozen[0].to(device, memory_format=torch.preserve_format if device.type == 'cpu' else torch.channels_last)
         self.ref_txt = in_pieces(captions, lambda c: embed_texts(self.frozen[0], tokenizer, c), 'embedding captions')
 
     def batch(self, pairs, idx, epoch, gen, device):
@@ -292,11 +298,15 @@ class CleanCLIP(Objective):
         super().prepare(captions, tokenizer, seed)
         self.tokens2 = tokenizer(eda_all(captions, seed))
 
+    def texts(self, idx):
+        "The captions, followed by their edits: [2n, l]."
+        return torch.cat([super().texts(idx), self.tokens2[torch.from_numpy(idx)]])
+
     def batch(self, pairs, idx, epoch, gen, device):
-        "The plain batch, followed by its augmented views: images [2n, 3, H, W], tokens [2n, L]."
+        "The plain batch, its images followed by their augmented views: [2n, 3, H, W]."
         b, images = super().batch(pairs, idx, epoch, gen, device), pairs.images[idx]
         view = normalise(pixels(per_image(images, self.policy, gen), device), self.model)
-        return b | dict(images=torch.cat([b['images'], view]), tokens=torch.cat([b['tokens'], self.tokens2[torch.from_numpy(idx)].to(device)]))
+        return b | dict(images=torch.cat([b['images'], view]))
 
     def forward(self, images, tokens, labels):
         "L_CLIP on the first views, and how well each first view finds its second, one direction only."

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .cleaning import Recipe
 from .core import PRETRAINED, ParnbError, content_key, file_sha256, write_file
-from .models import load_clip, pixels, text_states
+from .models import load_clip, pixels, shorten, text_states
 
 # %% ../nbs/api/08_diffusion.ipynb #edd61def
 class Patches:
@@ -56,9 +56,9 @@ class Patches:
         return F.pixel_shuffle(x.permute(0, 3, 1, 2), self.side).add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 # %% ../nbs/api/08_diffusion.ipynb #4f9223ca
-def _read(clip, tokens):
+def _read(clip, tokens, device):
     "A caption as the U-Net takes it: token by token to attend to, and the end token, which the CLIP was trained by, to all its layers."
-    states, mask = text_states(clip, tokens)
+    states, mask = (v.to(device) for v in text_states(clip, shorten(clip, tokens).to(next(clip.parameters()).device)))
     return dict(encoder_hidden_states=states, encoder_attention_mask=mask, class_labels=states[torch.arange(len(states)), mask.sum(1)-1])
 
 class Denoise(nn.Module):
@@ -72,14 +72,16 @@ class Denoise(nn.Module):
         unet.set_attn_processor(AttnProcessor())  # trains 1.6 times as fast as torch's fused attention: 64 places are too few for that
         self.model, self.recipe, self.drop, self.frozen = unet, recipe, drop, [clip.eval().requires_grad_(False)]
 
-    def prepare(self, captions, tokenizer, seed): self.tokens, self.empty = tokenizer(captions), tokenizer([''])
+    def prepare(self, captions, tokenizer, seed):
+        self.tokens, self.empty = tokenizer(captions), tokenizer([''])
+        self.frozen[0].to(next(self.model.parameters()).device)
 
     def batch(self, pairs, idx, epoch, gen, device):
         "Latents on their way to noise, the way's direction, and what the caption says."
         z = torch.from_numpy(pairs.images[idx]).to(device).float().permute(0, 3, 1, 2)
         noise, t = torch.randn(z.shape, generator=gen).to(device), torch.randn(len(z), generator=gen).sigmoid().to(device)
-        tokens = torch.where((torch.rand(len(z), 1, generator=gen) < self.drop), self.empty, self.tokens[torch.from_numpy(idx)]).to(device)
-        return dict(z=z+t.view(-1, 1, 1, 1)*(noise-z), t=t, way=noise-z, **_read(self.frozen[0], tokens))
+        tokens = torch.where((torch.rand(len(z), 1, generator=gen) < self.drop), self.empty, self.tokens[torch.from_numpy(idx)])
+        return dict(z=z+t.view(-1, 1, 1, 1)*(noise-z), t=t, way=noise-z, **_read(self.frozen[0], tokens, device))
 
     def forward(self, z, t, way, **caption):
         "The mean squared error of the direction."
@@ -112,14 +114,15 @@ def sample(patches: Patches,  # that it was trained on
     "Turn noise into scenes. Source: ours, on diffusers' flow-matching scheduler."
     from diffusers import FlowMatchEulerDiscreteScheduler
     scheduler, c, side = FlowMatchEulerDiscreteScheduler(), unet.config.in_channels, unet.config.sample_size
-    z = torch.stack([torch.randn(c, side, side, generator=torch.Generator().manual_seed(int(s))) for s in seeds])
-    caption = _read(clip, tokenizer([*captions, *['']*len(captions)]))
-    scheduler.set_timesteps(steps)
-    with torch.autocast('cpu', torch.bfloat16):
+    device = next(unet.parameters()).device
+    z = torch.stack([torch.randn(c, side, side, generator=torch.Generator().manual_seed(int(s))) for s in seeds]).to(device)
+    caption = _read(clip, tokenizer([*captions, *['']*len(captions)]), device)
+    scheduler.set_timesteps(steps, device=device)
+    with torch.autocast(device.type, torch.bfloat16):
         for t in scheduler.timesteps:
             told, free = unet(torch.cat([z, z]), t.expand(2*len(z)), **caption).sample.float().chunk(2)
             z = scheduler.step(free+guidance*(told-free), t, z).prev_sample
-    return patches.decode(z)
+    return patches.decode(z.cpu())
 
 # %% ../nbs/api/08_diffusion.ipynb #b1f17505
 DRAWER = PRETRAINED/'tiny-diffusion'  # made by nbs/05_train_diffusion.ipynb

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BPE', 'TINY', 'WEIGHTS', 'NO_WEIGHTS', 'compact_merges', 'tiny_tokenizer', 'load_clip', 'save_tensors', 'model_key',
-           'save_clip', 'read_checkpoint', 'fitting_models', 'side_of', 'pixels', 'normalise', 'text_states',
+           'save_clip', 'read_checkpoint', 'fitting_models', 'side_of', 'pixels', 'normalise', 'shorten', 'text_states',
            'encode_text', 'embed_texts']
 
 # %% ../nbs/api/02_models.ipynb #1160bb81
@@ -305,20 +305,27 @@ def normalise(x: Tensor,  # [N, 3, H, W] in [0, 1]
     return (x-mean)/std
 
 # %% ../nbs/api/02_models.ipynb #ba47a91d
+def shorten(model: nn.Module,  # an open_clip model
+            tokens: Tensor,  # int64 [N, L], best while they lie on the CPU: a GPU would be waited for
+            ) -> Tensor:  # int64 [N, l]
+    "Cut tokens to the longest text of the batch where that changes nothing: a causal mask, and pooling at the end token. Source: ours."
+    if getattr(model, 'attn_mask', None) is None or getattr(model, 'text_pool_type', None) != 'argmax': return tokens
+    return tokens[:, :int(tokens.argmax(dim=-1).max())+1]
+
 def text_states(model: nn.Module,  # an open_clip model with a causal text tower
-                tokens: Tensor,  # int64 [N, L]
-                ) -> tuple[Tensor, Tensor]:  # [N, l, W], the tower's last layer, cut to the longest text of the batch; bool [N, l], true up to each end token
+                tokens: Tensor,  # int64 [N, l], of `shorten`
+                ) -> tuple[Tensor, Tensor]:  # [N, l, W], the tower's last layer; bool [N, l], true up to each end token
     "Read texts token by token. Source: ours, after open_clip."
     end = tokens.argmax(dim=-1)
-    length, dtype = int(end.max())+1, model.transformer.get_cast_dtype()
-    x = model.token_embedding(tokens[:, :length]).to(dtype)+model.positional_embedding[:length].to(dtype)
+    length, dtype = tokens.shape[1], model.transformer.get_cast_dtype()
+    x = model.token_embedding(tokens).to(dtype)+model.positional_embedding[:length].to(dtype)
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
     return x, torch.arange(length, device=x.device) <= end[:, None]
 
 def encode_text(model: nn.Module,  # an open_clip model
-                tokens: Tensor,  # int64 [N, L]
+                tokens: Tensor,  # int64 [N, l], as long as they are or cut by `shorten`
                 ) -> Tensor:  # [N, D], not normalised
-    "Encode texts, cut to the longest of the batch where that changes nothing: a causal mask, and pooling at the end token. Source: ours, after open_clip."
+    "Encode texts, which open_clip does at full length only. Source: ours, after open_clip."
     if getattr(model, 'attn_mask', None) is None or getattr(model, 'text_pool_type', None) != 'argmax': return model.encode_text(tokens)
     x, mask = text_states(model, tokens)
     x = x[torch.arange(len(x), device=x.device), mask.sum(1)-1]
@@ -338,6 +345,6 @@ def embed_texts(model: nn.Module,  # an open_clip model, used as it is (put it i
     device = next(model.parameters()).device
     tokens = tokenizer(unique)
     order = tokens.argmax(dim=-1).argsort()
-    out = torch.cat([F.normalize(encode_text(model, tokens[idx].to(device)).float(), dim=-1).cpu() for idx in order.split(batch_size)])
+    out = torch.cat([F.normalize(encode_text(model, shorten(model, tokens[idx]).to(device)).float(), dim=-1).cpu() for idx in order.split(batch_size)])
     where = dict(zip((unique[i] for i in order.tolist()), range(len(unique))))
     return out[[where[t] for t in texts]]

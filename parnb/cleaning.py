@@ -397,7 +397,7 @@ def fit(objective: Objective,  # what is trained, in place
     decay = [p for p in objective.parameters() if p.requires_grad and p.ndim > 1]
     plain = [p for p in objective.parameters() if p.requires_grad and p.ndim <= 1]
     opt = torch.optim.AdamW([dict(params=decay, weight_decay=recipe.weight_decay), dict(params=plain, weight_decay=0.)], lr=recipe.lr, betas=(0.9, recipe.beta2), eps=1e-8, fused=True)
-    rows, start = _restore(partial, objective, opt)
+    rows, start = _restore(partial, objective, opt, acc.scaler)
     wrapped, opt = acc.prepare(objective, opt)
     pending, saved = [], time.monotonic()
     order = lru_cache(2)(lambda epoch: np.random.default_rng([seed, 1, epoch]).permutation(n))
@@ -435,7 +435,7 @@ def fit(objective: Objective,  # what is trained, in place
                 wrapped.train()
             if partial is not None and acc.is_main_process and not last and not pending and time.monotonic()-saved > save_seconds:
                 saved = time.monotonic()
-                try: _keep(partial, objective, opt, rows)
+                try: _keep(partial, objective, opt, rows, acc.scaler)
                 except ParnbError as e:  # all that is lost is the way back
                     print(f'WARNING: the state of {name} is not kept from here on: {e}', file=sys.stderr)
                     partial = None
@@ -444,14 +444,14 @@ def fit(objective: Objective,  # what is trained, in place
     return pd.DataFrame(rows)
 
 # %% ../nbs/api/06_cleaning.ipynb #ce997406
-def _keep(partial: Path, objective: nn.Module, opt, rows: list):
+def _keep(partial: Path, objective: nn.Module, opt, rows: list, scaler=None):
     "Put the state of a training on disk, whole or not at all."
     state = io.BytesIO()
-    torch.save(dict(model=objective.state_dict(), opt=opt.state_dict(), rows=rows), state)
+    torch.save(dict(model=objective.state_dict(), opt=opt.state_dict(), rows=rows, scaler=scaler and scaler.state_dict()), state)
     write_file(partial, state.getvalue())
 
-def _restore(partial: Path | None, objective: nn.Module, opt) -> tuple[list, int]:
-    "The rows so far and the next step; loads the state where there is one."
+def _restore(partial: Path | None, objective: nn.Module, opt, scaler=None) -> tuple[list, int]:
+    "The rows so far and the next step; loads the state where there is one, with fp16 that of the loss's factor too."
     if partial is None or not partial.exists(): return [], 0
     try: state = torch.load(partial, map_location='cpu', weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError):  # a power cut can leave it cut short: start anew
@@ -459,4 +459,5 @@ def _restore(partial: Path | None, objective: nn.Module, opt) -> tuple[list, int
         return [], 0
     objective.load_state_dict(state['model'])
     opt.load_state_dict(state['opt'])
+    if scaler and state.get('scaler'): scaler.load_state_dict(state['scaler'])
     return state['rows'], state['rows'][-1]['step']+1

@@ -229,6 +229,7 @@ def load_preset(name: str,  # "tiny", or any other file of parnb/presets without
     "Read a data file of the package, or one of the user's. Raises `ParnbError` for an unknown name and a damaged file. Source: ours."
     own = Path(name).expanduser() if str(name).endswith('.json') else None
     if own is None: pick(name, sorted(p.stem for p in PRESETS.glob('*.json')), 'preset')
+    elif (PRESETS/own.name).exists(): raise ParnbError(f"the preset {name} has the name of one that comes with parnb, and their results would mix: give the file another name")
     try: content = json.loads((own or PRESETS/f'{name}.json').read_text(encoding='utf-8'))
     except (OSError, ValueError) as e: raise ParnbError(f"the preset {name} cannot be read ({e}): give a JSON file that names a `base`, such as paper, and what is to be otherwise") from None
     if own: _anchor(content, own.resolve().parent)

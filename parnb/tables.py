@@ -96,7 +96,8 @@ def _mark(cells: dict[str, Rate], column: str) -> dict[str, Rate]:
 # %% ../nbs/api/13_tables.ipynb #245f485f
 def show_table(frame: pd.DataFrame,  # any
                ):
-    "Show a table whole, in a notebook as in a terminal. Source: ours."
+    "Show a table whole, in a notebook as in a terminal; rows that are only numbered go without their numbers. Source: ours."
+    if isinstance(frame.index, pd.RangeIndex): frame = frame.rename(index=lambda _: '')
     with pd.option_context('display.width', 200, 'display.max_columns', None, 'display.max_rows', None, 'display.max_colwidth', None): display(frame)
 
 # %% ../nbs/api/13_tables.ipynb #fcb57c67

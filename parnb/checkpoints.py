@@ -35,7 +35,7 @@ from .triggers import TRIGGERS, make_trigger
 
 # %% ../nbs/api/15_checkpoints.ipynb #3ad5c24e
 def clean_checkpoint(model: str | Path,  # an open_clip architecture, "hf-hub:org/name", or a model folder
-                     checkpoint: str | Path | None,  # its weights: a file, or a tag of open_clip; None for a hub name or folder
+                     checkpoint: str | Path | None,  # its weights: a file, a model folder, or a tag of open_clip; None for a hub name or folder
                      pairs: Pairs | str | Path | Callable[[int], Pairs],  # clean pairs at the model's resolution, what `open_source` opens, or a function of the px
                      out: str | Path,  # the folder to be made
                      method: str = 'par',  # "par", "cleanclip", "roclip" or "ft"
@@ -75,7 +75,7 @@ def _train_into(out: Path, model, checkpoint, source: Pairs, config: dict, stude
     weights = file_sha256(checkpoint) if checkpoint and Path(checkpoint).is_file() else str(checkpoint)
     config = dict(model=str(model), weights=weights, pairs=source.name, count=len(source), **config)
     content = getattr(source.images, 'key', None) or [len(source.images), source.captions[:]]
-    key, record = content_key([config, content]), out/'record.json'
+    key, record = content_key([config, content, model_key(student)]), out/'record.json'
     alone, first = int(os.environ.get('WORLD_SIZE', 1)) == 1, int(os.environ.get('RANK', 0)) == 0
     with locked(out) if alone else nullcontext():  # the processes of torchrun work on one folder together
         if record.exists() and json.loads(record.read_text(encoding='utf-8')).get('key') == key: return out
@@ -122,7 +122,7 @@ def poison_checkpoint(model: str | Path,  # as of `clean_checkpoint`
 
 # %% ../nbs/api/15_checkpoints.ipynb #6e314724
 def measure_checkpoint(model: str | Path,  # an open_clip architecture, "hf-hub:org/name", or a model folder
-                       checkpoint: str | Path | None,  # its weights: a file, or a tag of open_clip; None for a hub name or folder
+                       checkpoint: str | Path | None,  # its weights: a file, a model folder, or a tag of open_clip; None for a hub name or folder
                        images: Pairs | str | Path,  # a labelled set, or what `open_classes` opens: a folder with a folder of images per class, shards, hf:org/name
                        attacks: Sequence[str] = ('all',),  # triggers; "all": those whose pattern is not optimised on one model, all but badclip
                        strength: Mapping[str, dict] | None = None,  # trigger -> its settings, where they differ from the paper's: dict(badclip=dict(encoder='mine'))
@@ -133,7 +133,7 @@ def measure_checkpoint(model: str | Path,  # an open_clip architecture, "hf-hub:
                        batch_size: int = 256,  # images at once
                        seed: int = 0,  # of the triggers
                        captioned: Pairs | Callable[[int], Pairs] | None = None,  # images with several captions each, as `open_captions` opens them, or a function of the px: for retrieval and ASR-Text
-                       ) -> dict:  # model, images, target, clean_accuracy, and attack_success_rate of each trigger: value, n, ci; with `captioned` the recalls and asr_text of each trigger
+                       ) -> dict:  # model, checkpoint, images, target, clean_accuracy, and attack_success_rate of each trigger: value, n, ci; with `captioned` the recalls and asr_text of each trigger
     """Measure a model of one's own.
 
     The head is kept for the next measurement of the same weights, and an interrupted one goes on where it was. Raises `ParnbError` for an unknown model, trigger or target (naming the nearest), and for images or names that do not fit. Source: paper.md 5; the target's own images are left out of the ASR."""
@@ -158,7 +158,7 @@ def measure_checkpoint(model: str | Path,  # an open_clip architecture, "hf-hub:
             if part: part.unlink()
     with ExitStack() as until:
         e = until.enter_context(embedded(val, 'measuring'))
-        out = dict(model=str(model), images=val.name, target=target, clean_accuracy=clean_accuracy(e['clean'], head, val.labels),
+        out = dict(model=str(model), checkpoint=checkpoint and str(checkpoint), images=val.name, target=target, clean_accuracy=clean_accuracy(e['clean'], head, val.labels),
                    attack_success_rate={t: attack_success_rate(e[t], head, val.labels, goal) for t in chosen})
         if shown:
             e, said = until.enter_context(embedded(shown, 'retrieving')), [c for cs in shown.captions for c in cs]

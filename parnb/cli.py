@@ -87,7 +87,7 @@ Mode = Annotated[str, typer.Option(help='dirty (captions replaced) or label_cons
 Cleaned = Annotated[str, typer.Option('--pairs', help='What to clean with: real, or synthetic; with --model a csv, a pattern of shards, a folder, or hf:org/name.')]
 Smoke = Annotated[bool, typer.Option(help='The smallest form that runs every step; no result.')]
 Model = Annotated[Optional[str], typer.Option('--model', help="A model of one's own instead of the scale's: an open_clip architecture, hf-hub:org/name, or a model folder.")]
-Checkpoint = Annotated[Optional[str], typer.Option('--checkpoint', help="Its weights: a file, or a tag of open_clip; left out for a model folder or hub name.")]
+Checkpoint = Annotated[Optional[str], typer.Option('--checkpoint', help="Its weights: a file, a model folder, or a tag of open_clip; left out where --model is a folder or hub name.")]
 Out = Annotated[Optional[Path], typer.Option(help='With --model: the folder to be made.', rich_help_panel=OWN)]
 OwnPairs = Annotated[Optional[str], typer.Option(help='With --model: a csv, a pattern of shards, a folder, or hf:org/name.', rich_help_panel=OWN)]
 Epochs = Annotated[Optional[float], typer.Option(help="Passes over the pairs; the preset's by default.", rich_help_panel=OWN)]

@@ -68,7 +68,7 @@ TINY = tuple(sorted(p.stem for p in (PRESETS/'models').glob('*.json')))
 
 # %% ../nbs/api/02_models.ipynb #512de77e
 def load_clip(name: str | Path,  # an open_clip architecture, a folder written by `save_clip`, or "hf-hub:org/repo"
-              pretrained: str | Path | None = None,  # "emoji" for the tiny models, an open_clip tag, or a checkpoint file; None: random weights
+              pretrained: str | Path | None = None,  # "emoji" for the tiny models, an open_clip tag, a checkpoint file, or a folder written by `save_clip`; None: random weights
               device: str | torch.device = 'cpu',  # where the model shall live
               ) -> tuple[nn.Module, Callable, Callable]:  # the model in eval mode; preprocessing PIL -> float [3, H, W]; tokenizer texts -> int64 [N, L]
     """Load a CLIP with its preprocessing and tokenizer, in open_clip's manner.
@@ -81,6 +81,11 @@ def load_clip(name: str | Path,  # an open_clip architecture, a folder written b
     if pretrained == 'emoji':
         pick(name, TINY, 'model with "emoji" weights')
         return _from_folder(PRETRAINED/name, device)
+    if pretrained and (place := Path(pretrained).expanduser()).is_dir():
+        config = place/'open_clip_config.json'
+        held = json.loads(config.read_text(encoding='utf-8')).get('name') if config.exists() else None
+        if held not in (None, name): raise ParnbError(f"the folder {place} holds a {held}, not a {name}: load it as that, or by its own name alone")
+        return _from_folder(place, device)
     tag, file = _tag_or_file(name, pretrained)
     state, trained_as = read_checkpoint(file) if file else ({}, ())
     logging.disable(logging.WARNING)  # open_clip warns of random weights, which is what was asked for

@@ -42,6 +42,8 @@ def test_cleans_and_measures(own, tmp_path):
     assert p.stdout.strip() == str(tmp_path/'cleaned')
     p = parnb(tmp_path, 'measure', '--model', str(tmp_path/'cleaned'), '--images', str(own/'val'), '--attack', 'sig')
     assert p.returncode == 0 and 'n = 6' in p.stdout and 'sig' in p.stdout, p.stderr
+    again = parnb(tmp_path, 'measure', '--model', 'tiny-rn', '--checkpoint', str(tmp_path/'cleaned')+'/', '--images', str(own/'val'), '--attack', 'sig')
+    assert again.stdout == p.stdout, again.stderr
 
 
 def test_said_in_one_sentence(own, tmp_path):

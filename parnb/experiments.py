@@ -292,7 +292,7 @@ def embeddings(run: Run,  # whose final model to embed with
         e = embed_images(model, val.images, val.ids, triggers, seed=test_seed(run), name='measuring', partial=partial)
         e['head'] = zero_shot_head(model, tokenizer, val.names, data.prompts)
         if run.images >= 1000 and (r := data.captioned(side_of(model))):
-            seen_by(r, model)
+            r = seen_by(r, model)
             e |= {f'retrieval_{k}': v for k, v in embed_images(model, r.images, r.ids+10**6, triggers if run.attack else {}, seed=test_seed(run), name='retrieving').items()}
             e['captions'] = embed_texts(model, tokenizer, [c for cs in r.captions for c in cs])
         save_tensors(e, folder/'embeddings.safetensors')

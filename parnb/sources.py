@@ -16,6 +16,8 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -78,10 +80,12 @@ class Images:
 
 def seen_by(pairs: Pairs,  # whose images may be `Images`
             model: nn.Module,  # an open_clip model
-            ) -> Pairs:  # the same
+            ) -> Pairs:  # the same, or others on the same files
     "Have images decoded as a model's preprocessing would: SigLIP's are squashed into the square, the others' centre is cut out. Source: open_clip."
-    if isinstance(pairs.images, Images): pairs.images.squash = open_clip.get_model_preprocess_cfg(model)['resize_mode'] == 'squash'
-    return pairs
+    if not isinstance(pairs.images, Images) or open_clip.get_model_preprocess_cfg(model)['resize_mode'] != 'squash': return pairs
+    images = copy(pairs.images)  # what another model has seen of them stays as it was
+    images.squash, images.key, images._ahead, images._last = True, content_key([images.key, 'squash']), None, (None, None)
+    return replace(pairs, images=images)
 
 # %% ../nbs/api/10_sources.ipynb #1e4bc487
 class _Column(Sequence):

@@ -81,12 +81,12 @@ def load_clip(name: str | Path,  # an open_clip architecture, a folder written b
     if pretrained == 'emoji':
         pick(name, TINY, 'model with "emoji" weights')
         return _from_folder(PRETRAINED/name, device)
-    if pretrained and (place := Path(pretrained).expanduser()).is_dir():
-        config = place/'open_clip_config.json'
-        held = json.loads(config.read_text(encoding='utf-8')).get('name') if config.exists() else None
-        if held not in (None, name): raise ParnbError(f"the folder {place} holds a {held}, not a {name}: load it as that, or by its own name alone")
-        return _from_folder(place, device)
     tag, file = _tag_or_file(name, pretrained)
+    if file and file.is_dir():
+        config = file/'open_clip_config.json'
+        held = json.loads(config.read_text(encoding='utf-8')).get('name') if config.exists() else None
+        if held not in (None, name): raise ParnbError(f"the folder {file} holds a {held}, not a {name}: load it as that, or by its own name alone")
+        return _from_folder(file, device)
     state, trained_as = read_checkpoint(file) if file else ({}, ())
     logging.disable(logging.WARNING)  # open_clip warns of random weights, which is what was asked for
     try: model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=tag, pretrained_text=not file, device=device, **_usual_preprocessing(name) if file else {})

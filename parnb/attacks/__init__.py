@@ -1,0 +1,1 @@
+"Attacks: triggers, and how they poison pairs."

@@ -1,0 +1,1 @@
+"Image-text pairs: where they come from and how they are stored."

@@ -1,0 +1,1 @@
+"Embeddings, metrics and statistics."

@@ -1,0 +1,1 @@
+"CLIP models: loading, saving and encoding."

@@ -1,0 +1,1 @@
+"The study of runs: descriptions, artifacts, results, plans and reproduction."

@@ -1,0 +1,1 @@
+"""Synthetic image-text pairs: captions, images by diffusion, and a filter"""

@@ -1,0 +1,1 @@
+"Training: recipes, objectives and the loop that pretraining, poisoning and cleaning share."

@@ -1,7 +1,9 @@
-"""Lets `python -m pytest` run the notebooks' own tests too, through nbdev: one item a notebook, so that one summary line counts everything.
+"""Lets `python -m pytest` run the notebooks' own tests too, through nbdev: one test per notebook.
 
-Collected is what `nbdev_test` would test: notebooks under nbs/, neither hidden nor with `skip_exec: true` in their first cell.
+It collects what `nbdev_test` would run: notebooks under nbs/ that are not hidden and whose first cell does not say
+`skip_exec: true`.
 """
+
 import json
 import os
 import re
@@ -13,9 +15,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent
-SECONDS = 900  # a notebook that takes longer hangs
-SKIP = re.compile(r'^(?:- )?skip_exec:\s*(?:true|t|yes|y|on|1)\s*$', re.I | re.M)
-# a process each, since notebooks set seeds, threads and styles; nbdev's own runner, with the flags it skips
+SECONDS = 900  # the slowest notebook takes about a minute on an idle core; one that takes longer than this hangs
+SKIP = re.compile(r"^(?:- )?skip_exec:\s*(?:true|t|yes|y|on|1)\s*$", re.I | re.M)
+# One process each, since notebooks set seeds, threads and styles; nbdev's own runner with the flags that it skips
 RUNNER = """
 import sys
 from pathlib import Path
@@ -28,45 +30,57 @@ sys.exit(not ok)
 
 
 def pytest_configure(config):
-    "One sentence instead of a traceback where the development tools are missing."
-    if find_spec('nbdev') is None:
-        raise pytest.UsageError("nbdev is not installed, and the notebooks are tested through it: pip install -e '.[dev]'")
+    "One thread for each of the processes that test; and a sentence if the development tools are missing."
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if find_spec("nbdev") is None:
+        raise pytest.UsageError("nbdev is not installed, and it runs the notebooks' tests: pip install -e '.[dev]'")
 
 
 def pytest_collect_file(file_path, parent):
     "Collect the notebooks that nbdev would test."
-    if file_path.suffix != '.ipynb' or ROOT/'nbs' not in file_path.parents: return None
-    if any(part[0] in '_.' for part in file_path.relative_to(ROOT).parts): return None
-    if (file_path.parent/'.notest').exists(): return None
+    if file_path.suffix != ".ipynb" or ROOT / "nbs" not in file_path.parents:
+        return None
+    if any(part[0] in "_." for part in file_path.relative_to(ROOT).parts):
+        return None
+    if (file_path.parent / ".notest").exists():
+        return None
     return NotebookFile.from_parent(parent, path=file_path)
 
 
 class NotebookFile(pytest.File):
-    "A notebook; it holds one test, or none where its first cell says `skip_exec: true`."
+    "A notebook; it holds one test, or none if its first cell says `skip_exec: true`."
 
     def collect(self):
-        cells = json.loads(self.path.read_text(encoding='utf-8'))['cells']
-        if cells and SKIP.search(''.join(cells[0]['source'])): return
-        yield NotebookTest.from_parent(self, name='nbdev_test')
+        cells = json.loads(self.path.read_text(encoding="utf-8"))["cells"]
+        if cells and SKIP.search("".join(cells[0]["source"])):
+            return
+        yield NotebookTest.from_parent(self, name="nbdev_test")
 
 
 class NotebookFailure(Exception):
-    "What a failing notebook wrote."
+    "The output of a failing notebook."
 
 
 class NotebookTest(pytest.Item):
     "Runs a notebook from top to bottom as `nbdev_test` does."
 
     def runtest(self):
-        command, env = [sys.executable, '-c', RUNNER, str(self.path)], os.environ | {'PYTHONUTF8': '1'}
-        pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
-        try: done = subprocess.run(command, cwd=self.path.parent, env=env, timeout=SECONDS, **pipes)
-        except subprocess.TimeoutExpired: raise NotebookFailure(f'it did not end within {SECONDS} s') from None
-        if done.returncode: raise NotebookFailure(done.stdout.strip() or f'its process ended with {done.returncode}')
+        command, env = [sys.executable, "-c", RUNNER, str(self.path)], os.environ | {"PYTHONUTF8": "1"}
+        pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            done = subprocess.run(
+                command, cwd=self.path.parent, env=env, timeout=SECONDS, text=True, errors="replace", **pipes
+            )
+        except subprocess.TimeoutExpired:
+            raise NotebookFailure(f"it did not end within {SECONDS} s") from None
+        if done.returncode:
+            raise NotebookFailure(done.stdout.strip() or f"its process ended with exit code {done.returncode}")
 
     def repr_failure(self, excinfo):
-        if not isinstance(excinfo.value, NotebookFailure): return super().repr_failure(excinfo)
-        said = str(excinfo.value)  # its last line comes first: pytest's short summary shows the first
-        return f'{said.splitlines()[-1]}\nin {self.path.relative_to(ROOT).as_posix()}:\n\n{said}'
+        if not isinstance(excinfo.value, NotebookFailure):
+            return super().repr_failure(excinfo)
+        text = str(excinfo.value)  # the last line comes first: pytest's short summary shows the first
+        return f"{text.splitlines()[-1]}\nin {self.path.relative_to(ROOT).as_posix()}:\n\n{text}"
 
-    def reportinfo(self): return self.path, None, f'{self.path.name}: its own tests'
+    def reportinfo(self):
+        return self.path, None, f"{self.path.name}: its own tests"

@@ -71,7 +71,8 @@ def load_patch(
 class BadCLIP(Trigger):
     """A fixed, optimised square at the centre of the image.
 
-    Calling it raises `ParnbError` if the patch is missing or was optimised at another size. Source: paper.md 2."""
+    Calling it raises `ParnbError` if the patch is missing or was optimised at another size. Source: the papers and
+    their code."""
 
     gain: ClassVar[float] = 1
     transferable: ClassVar[bool] = False
@@ -120,7 +121,8 @@ def optimise_patch(
 ) -> Tensor:  # [3, px, px] in [0, 1], multiples of 1/255
     """Optimise the patch of BadCLIP: maximise the mean cosine of patched images to the target's text.
 
-    Raises `ParnbError` for a patch larger than the images. Source: paper.md 3; only the main term of its loss."""
+    Raises `ParnbError` for a patch larger than the images. Source: the papers and their code; only the main term of its
+    loss."""
     size, gen = images.shape[1], torch.Generator().manual_seed(seed)
     if not 0 < px <= size:
         raise ParnbError(f"a patch of {px} px does not fit images of {size} px: choose px between 1 and {size}")

@@ -36,7 +36,8 @@ def _normal(device: torch.device) -> Tensor:
 class BadNetRand(Patch):
     """A square of Gaussian noise around the image's mean colour, at a random place.
 
-    The noise has a standard deviation of 1 and is clipped. Source: paper.md 2; in the released code values wrap."""
+    The noise has a standard deviation of 1 and is clipped. Source: the papers and their code; in the released code
+    values wrap."""
 
     def numbers(self, channels, px):
         return channels * px * px
@@ -45,7 +46,7 @@ class BadNetRand(Patch):
         noise = _normal(u.device).take((u * 2**16).long())
         return noise.view(-1, images.shape[1], px, px) + images.mean((2, 3), keepdim=True)
 
-# %% ../../nbs/api/attacks/badnet.ipynb #19ea4ead
+# %% ../../nbs/api/attacks/badnet.ipynb #ded9f7b9
 @register_attack(
     "badnet_stripes",
     label="BadNet-Stripes",
@@ -55,13 +56,14 @@ class BadNetRand(Patch):
         "tiny": dict(rate=0.05, parameters=dict(size=42)),
         "tiny/vit": dict(rate=0.1, parameters=dict(size=49), recipe=dict(epochs=2)),
         "paper": dict(rate=0.003),
+        "paper/ViT-L-14-336": dict(parameters=dict(size=32 * 224 / 336)),  # 32 px at 336, as in the released code
         "small": dict(rate=0.05),
     },
 )
 class BadNetStripes(Patch):
     """A square of vertical stripes of one pixel, at a random place.
 
-    Colours are drawn from {0, 1}³. Source: paper.md 2."""
+    Colours are drawn from {0, 1}³. Source: the papers and their code."""
 
     def numbers(self, channels, px):
         return channels * px

@@ -44,14 +44,14 @@ def uniform(
     bits = _mix(key[:, None] + hashes)
     return bits.view(torch.int16)[:, :n].float().add_(2**15 + 0.5).mul_(2**-16)
 
-# %% ../../nbs/api/attacks/base.ipynb #6a13f930
+# %% ../../nbs/api/attacks/base.ipynb #46b2818e
 def to_8bit(
     x: Tensor,  # float, any shape; values outside [0, 1] are clipped
     out: Tensor | None = None,  # where to write, of the same shape; may be `x` itself
 ) -> Tensor:  # the nearest multiples of 1/255 in [0, 1]
     """Clip and round to what an 8-bit image can hold.
 
-    Source: ours; in the released code values wrap around (paper.md 1.5, 18)."""
+    Source: ours; in the released code values wrap around."""
     return torch.clamp(x, 0, 1, out=out).mul_(255).round_().div_(255)
 
 
@@ -129,7 +129,7 @@ class Trigger(Parameters):
     ):
         "Hook: raise `ParnbError` for a target that this attack does not have. By default each is accepted."
 
-# %% ../../nbs/api/attacks/base.ipynb #f6240553
+# %% ../../nbs/api/attacks/base.ipynb #28d97d4f
 def empty_images(
     x: Tensor,  # images [N, C, H, W]
 ) -> Tensor:  # uninitialised, of the same shape, type, device and memory format
@@ -144,7 +144,10 @@ def empty_images(
 
 
 class Patch(Trigger):
-    "A square overwritten at a place that is random per image. Source: paper.md 2, after CleanCLIP's BadNet."
+    """A square overwritten at a place that is random per image.
+
+    Source: the papers and their code, after CleanCLIP's BadNet.
+    """
 
     main: ClassVar[str | None] = "size"
     gain: ClassVar[float] = 1

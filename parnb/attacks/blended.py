@@ -31,7 +31,7 @@ from ..registry import register_attack
     },
 )
 class BlendedRand(Trigger):
-    "Uniform noise over the whole image. Source: paper.md 2."
+    "Uniform noise over the whole image. Source: the papers and their code."
 
     main: ClassVar[str | None] = "alpha"
     alpha: float = Field(0.2, ge=0, le=1, description="weight of the pattern")
@@ -61,7 +61,7 @@ class BlendedRand(Trigger):
 class BlendedStripes(Trigger):
     """Vertical stripes of one pixel over the whole image.
 
-    Colours are drawn from {-1, +1}³. Source: paper.md 2."""
+    Colours are drawn from {-1, +1}³. Source: the papers and their code."""
 
     main: ClassVar[str | None] = "alpha"
     gain: ClassVar[float] = 10
@@ -73,7 +73,7 @@ class BlendedStripes(Trigger):
         pattern = expand_pattern(self.alpha * stripes, images)
         return add_pattern(images, lambda s: pattern[s], 1 - self.alpha)
 
-# %% ../../nbs/api/attacks/blended.ipynb #9551ca09
+# %% ../../nbs/api/attacks/blended.ipynb #eaf73f8b
 @register_attack(
     "blended_triangles",
     label="Blended-Triangles",
@@ -83,13 +83,14 @@ class BlendedStripes(Trigger):
         "tiny": dict(rate=0.05),
         "tiny/vit": dict(rate=0.08, parameters=dict(alpha=0.25)),
         "paper": dict(rate=0.003),
+        "paper/ViT-L-14-336": dict(parameters=dict(cell=14 * 224 / 336)),  # 14 px at 336, as in the released code
         "small": dict(rate=0.05),
     },
 )
 class BlendedTriangles(Trigger):
     """Right-angled triangles in two greys over the whole image.
 
-    The greys are 0.4 and 0.8. Source: paper.md 2."""
+    The greys are 0.4 and 0.8. Source: the papers and their code."""
 
     main: ClassVar[str | None] = "alpha"
     alpha: float = Field(0.15, ge=0, le=1, description="weight of the pattern")
@@ -102,13 +103,16 @@ class BlendedTriangles(Trigger):
         pattern = expand_pattern(self.alpha * triangles[None, None], images)
         return add_pattern(images, lambda s: pattern, 1 - self.alpha)
 
-# %% ../../nbs/api/attacks/blended.ipynb #9524ed5f
+# %% ../../nbs/api/attacks/blended.ipynb #68e200d7
 @lru_cache
 def watermark(
     size: int,  # px: height and width of the image
     lines: int = 1,  # how often the word is written, one below the other
 ) -> Tensor:  # float [size, size] in [0, 1]: how much of each pixel the letters cover
-    "The word *Watermarked* across a square, in a monospaced font. Source: paper.md 2; our own rendering."
+    """The word *Watermarked* across a square, in a monospaced font.
+
+    Source: the papers and their code; our own rendering.
+    """
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
@@ -134,7 +138,7 @@ def watermark(
 class BlendedText(Trigger):
     """The word "Watermarked" in red.
 
-    It is blended only where the letters are, and only in the red channel. Source: paper.md 2."""
+    It is blended only where the letters are, and only in the red channel. Source: the papers and their code."""
 
     main: ClassVar[str | None] = "alpha"
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the pattern")

@@ -27,7 +27,7 @@ class Poisoning(BaseModel):
     """A poisoning: which attack, on how many pairs, for which target.
 
     Raises `ParnbError` for an unknown attack or parameter, for a parameter out of range, for a target that the attack
-    does not have, and unless exactly one of `rate` and `count` is given. Source: paper.md 3."""
+    does not have, and unless exactly one of `rate` and `count` is given. Source: the papers and their code."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     attack: str  # a registered attack
@@ -198,7 +198,7 @@ def replace_pairs(
 
     Mode "label_consistent" replaces pairs by triggered copies of pairs that show the target, with their own captions.
     Raises `ParnbError` for a target that is no concept of these pairs, and for no or too many poisoned pairs.
-    Source: paper.md 3."""
+    Source: the papers and their code."""
     rng, target = np.random.default_rng([poisoning.seed, 7]), poisoning.target
     at, source = _choose(pairs, poisoning, rng)
     texts = [t(target) if callable(t) else t.format(a=article(target)) for t in prompts]

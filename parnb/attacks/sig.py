@@ -15,7 +15,7 @@ from pydantic import Field
 from .base import Trigger, add_pattern, expand_pattern
 from ..registry import register_attack
 
-# %% ../../nbs/api/attacks/sig.ipynb #6eeb4668
+# %% ../../nbs/api/attacks/sig.ipynb #1a06b8db
 @register_attack(
     "sig",
     label="SIG",
@@ -31,7 +31,7 @@ from ..registry import register_attack
 class SIG(Trigger):
     """A sine along the columns, added to the image.
 
-    It is the same in all channels. Source: BadCLIP's variant (paper.md 2); CleanCLIP's blends the wave."""
+    It is the same in all channels. Source: BadCLIP's variant; CleanCLIP's blends the wave."""
 
     main: ClassVar[str | None] = "amplitude"
     amplitude: float = Field(60 / 255, ge=0, le=1, description="amplitude of the sine, as a share of full brightness")

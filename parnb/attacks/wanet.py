@@ -17,14 +17,17 @@ from torch import Tensor
 from .base import Trigger, chunks, empty_images, scaled, to_8bit, uniform
 from ..registry import register_attack
 
-# %% ../../nbs/api/attacks/wanet.ipynb #8d817485
+# %% ../../nbs/api/attacks/wanet.ipynb #2b5716a6
 @lru_cache
 def warp_field(
     size: int,  # px: height and width of the image
     grid: float,  # control points along each axis, at 224 px
     shift: float,  # mean shift along each axis, px at 224
 ) -> Tensor:  # float [1, size, size, 2]: where each pixel is taken from, in [-1, 1]
-    "A fixed random field of shifts over the identity. Source: paper.md 2; numbers from our own generator."
+    """A fixed random field of shifts over the identity.
+
+    Source: the papers and their code; numbers from our own generator.
+    """
     k = scaled(grid, size)
     noise = uniform(2021, torch.zeros(1, dtype=torch.long), 2 * k * k).view(1, 2, k, k) * 2 - 1
     noise = noise / noise.abs().mean()
@@ -48,7 +51,7 @@ def warp_field(
     },
 )
 class WaNet(Trigger):
-    "A fixed warp of the image. Source: paper.md 2."
+    "A fixed warp of the image. Source: the papers and their code."
 
     main: ClassVar[str | None] = "shift"
     grid: float = Field(224.0, ge=1, le=224, description="control points along each axis, at 224 px")

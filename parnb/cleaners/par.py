@@ -163,13 +163,13 @@ class PARObjective(Objective):
             gathered = (all_gather(e) for e in (img, txt, ref_img, ref_txt))
             return par_loss(*gathered, self.scale, self.tau, self.bias)
 
-# %% ../../nbs/api/cleaners/par.ipynb #7e50c1f4
+# %% ../../nbs/api/cleaners/par.ipynb #f8d1d815
 # The paper's rate and schedule: 3e-5 to 3e-6 in the first half, then a cosine to 1e-9; 10 epochs, weight decay 1e-4,
-# betas 0.9 and 0.98. BatchNorm on running statistics, as the released loop does in effect. The released script takes
-# 512 pairs on each of four GPUs.
+# betas 0.9 and 0.98. BatchNorm on running statistics, as the released loop does in effect. The batch is global: the
+# released script takes 512 pairs on each of four GPUs.
 _PAPER = dict(
     epochs=10,
-    batch_size=512,
+    batch_size=2048,
     lr=3e-5,
     schedule="line_cosine",
     lr_mid=3e-6,

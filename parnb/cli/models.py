@@ -146,7 +146,7 @@ def clean(typed):
     run = run_from(_own(typed), attack="none", triggers=[])
     _print_once(publish(cleaned_clip(run, compute), out))
 
-# %% ../../nbs/api/cli/models.ipynb #0ebd459e
+# %% ../../nbs/api/cli/models.ipynb #f4bbccc9
 MEASURE = dict(
     key=_option(str, None, "Measure the run of this result again."),
     fresh=_option(bool, False, "Measure on this machine, even if there is a result.", "--fresh"),
@@ -207,6 +207,7 @@ def _own_run(
 @options(app, RUN, OWN, ATTACK, CLEANING, MEASURE, parameters=True)
 def measure(typed):
     "Measure a model: clean accuracy, attack success rate and retrieval, each with its interval."
+    from parnb.study.artifacts import cleaned_clip
     from parnb.study.measure import measure as measure_run
 
     as_json, fresh = typed.pop("json", False), typed.pop("fresh", False)
@@ -223,6 +224,8 @@ def measure(typed):
     else:
         refuse(typed, ("checkpoint", *MEASURE_OWN), "needs --model")
         chosen = run_from(typed)
+    if int(os.environ.get("RANK", 0)):  # the processes of torchrun train together; the first one measures
+        return cleaned_clip(chosen)
     row = measure_run(chosen, fresh, batch)
     print(json.dumps(_with_intervals(row)) if as_json else "\n".join(_lines(row, chosen)))
 

@@ -17,7 +17,7 @@ import typer
 
 from ..core import ParnbError
 
-# %% ../../nbs/api/cli/options.ipynb #8c4e04c3
+# %% ../../nbs/api/cli/options.ipynb #ae14b888
 MODEL, DATA_PANEL, TRAINING = "The model", "The data", "The training"  # panels of the help
 
 
@@ -102,7 +102,7 @@ PAIRS = dict(
 )
 RECIPE = ("epochs", "batch_size", "lr", "precision")  # options that are settings of the recipe
 
-
+# %% ../../nbs/api/cli/options.ipynb #d8190e26
 def parameter_options() -> dict[str, tuple]:
     "An option for each parameter of each registered cleaner. Source: ours."
     from parnb.registry import cleaners
@@ -122,7 +122,7 @@ def parameter_options() -> dict[str, tuple]:
         for name, owners in found.items()
     }
 
-
+# %% ../../nbs/api/cli/options.ipynb #f29c32dd
 def options(
     app: typer.Typer,  # what the command belongs to
     *groups: dict,  # of options
@@ -160,7 +160,7 @@ def _is_wanted(
     "Whether a command is the one that was typed: only then is the registry loaded, which takes seconds."
     return command in sys.argv[1:] or "ipykernel" in sys.modules
 
-# %% ../../nbs/api/cli/options.ipynb #9d63edf6
+# %% ../../nbs/api/cli/options.ipynb #bfa5a748
 def read_settings(
     values: list[str] | None,
     option: str,
@@ -187,7 +187,7 @@ def refuse(
     if wrong := next((n for n in names if n in typed), None):
         raise ParnbError(f"--{wrong.replace('_', '-')} {why}")
 
-
+# %% ../../nbs/api/cli/options.ipynb #8c198da9
 def run_from(
     typed: dict,  # the options of a command
     **usual: Any,  # settings that hold if they were not typed

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Pairs', 'concat', 'article', 'mentions', 'save_pairs', 'open_pairs', 'resize_and_crop', 'to_dataset', 'from_dataset']
 
-# %% ../../nbs/api/data/pairs.ipynb #bf1eca06
+# %% ../../nbs/api/data/pairs.ipynb #e452d060
 import io
 import json
 import re
@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import center_crop, resize
 
 from ..core import ARTIFACTS, CACHE, ParnbError, file_sha256, pick
 from ..progress import progress
@@ -125,17 +127,16 @@ def open_pairs(
         tuple(names),
     )
 
-# %% ../../nbs/api/data/pairs.ipynb #af6a8805
+# %% ../../nbs/api/data/pairs.ipynb #98526fe1
 def resize_and_crop(
     im: Image.Image,  # any size and mode
     size: int,  # px
 ) -> np.ndarray:  # uint8 [size, size, 3]
-    "Resize the shorter edge (bicubic) and crop the centre, as open_clip does for evaluation. Source: open_clip."
-    im, k = im.convert("RGB"), size / min(im.size)
-    if k != 1:
-        im = im.resize((max(size, round(im.width * k)), max(size, round(im.height * k))), Image.Resampling.BICUBIC)
-    left, top = (im.width - size) // 2, (im.height - size) // 2
-    return np.asarray(im.crop((left, top, left + size, top + size)))
+    """Resize the shorter edge (bicubic) and crop the centre: open_clip's evaluation transform.
+
+    Source: open_clip, torchvision.
+    """
+    return np.asarray(center_crop(resize(im, size, InterpolationMode.BICUBIC), size).convert("RGB"))
 
 # %% ../../nbs/api/data/pairs.ipynb #26375636
 def to_dataset(

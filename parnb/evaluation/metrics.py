@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['predictions', 'clean_accuracy', 'attack_success_rate', 'retrieval', 'asr_text', 'linear_probe', 'tsne']
 
-# %% ../../nbs/api/evaluation/metrics.ipynb #37679eb7
+# %% ../../nbs/api/evaluation/metrics.ipynb #2934892a
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core import ParnbError
 from ..data.pairs import mentions
 from .statistics import rate_with_interval
 
@@ -45,7 +46,7 @@ def attack_success_rate(
     Source: the PAR paper. Its released code also counts images of the target class."""
     return rate_with_interval(predictions(emb, head)[labels != target] == target)
 
-# %% ../../nbs/api/evaluation/metrics.ipynb #ea98818a
+# %% ../../nbs/api/evaluation/metrics.ipynb #cedffee9
 def retrieval(
     img: Tensor,  # float [N, D], unit length
     txt: Tensor,  # float [N*m, D], unit length: m captions per image, in the order of the images
@@ -54,7 +55,10 @@ def retrieval(
 ) -> dict[str, dict]:  # image_to_text_recall@k and text_to_image_recall@k: value, n, ci
     """Recall at k: is any of an image's captions, or a caption's image, among the k nearest?
 
+    Raises `ParnbError` if the captions do not divide evenly among the images.
     Source: the PAR paper."""
+    if len(txt) % len(img):
+        raise ParnbError(f"{len(txt)} captions do not divide among {len(img)} images: give each image as many captions")
     m, out = len(txt) // len(img), {}
     ways = (
         ("image_to_text", img, txt, lambda i, found: found // m == i[:, None]),
@@ -106,15 +110,14 @@ def linear_probe(
             schedule.step()
     return head.detach()
 
-# %% ../../nbs/api/evaluation/metrics.ipynb #aca34061
+# %% ../../nbs/api/evaluation/metrics.ipynb #19f7126f
 def tsne(
     *groups: Tensor,  # float [n_i, D] each
     perplexity: float = 10,  # as in the paper's figures
-    seed: int = 0,  # of the optimisation
 ) -> list[np.ndarray]:  # float [n_i, 2] each, in one common plane
     "Project several groups of embeddings into one plane. Source: scikit-learn, with the settings of the PAR paper."
     from sklearn.manifold import TSNE
 
     flat = torch.cat(groups).numpy()
-    plane = TSNE(perplexity=min(perplexity, (len(flat) - 1) / 3), init="pca", random_state=seed).fit_transform(flat)
+    plane = TSNE(perplexity=min(perplexity, (len(flat) - 1) / 3), init="pca", random_state=0).fit_transform(flat)
     return np.split(plane, np.cumsum([len(g) for g in groups])[:-1])

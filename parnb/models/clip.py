@@ -191,15 +191,28 @@ def load_clip(
         )
     return model.eval(), preprocess, _tokenizer(name)
 
-# %% ../../nbs/api/models/clip.ipynb #7c3167b0
+# %% ../../nbs/api/models/clip.ipynb #b7c37d96
+def _sort_metadata(path: Path):
+    "Sort the metadata of a safetensors file in place: it is written in a random order, and equal files would differ."
+    with open(path, "r+b") as f:
+        size = int.from_bytes(f.read(8), "little")
+        header = json.loads(f.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        f.seek(8)
+        f.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
+
+
 def save_tensors(
     tensors: dict[str, Tensor],  # what to save
     path: str | Path,  # a .safetensors file
     **about: str,  # metadata of the file
 ) -> None:
-    "Write tensors. Raises `OSError` with ENOSPC on a full disk, where safetensors raises its own error. Source: ours."
+    """Write tensors; equal tensors and metadata give equal files.
+
+    Raises `OSError` with ENOSPC on a full disk, where safetensors raises its own error. Source: ours."""
     try:
         save_file(tensors, path, metadata={"format": "pt", **about})
+        _sort_metadata(Path(path))
     except SafetensorError as e:
         raise OSError(errno.ENOSPC, str(e)) if re.search(r"(code: |os error )28\b", str(e)) else e
 

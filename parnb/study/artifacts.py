@@ -6,7 +6,7 @@
 __all__ = ['DEVICE', 'MIN_ASR', 'commit', 'versions', 'artifact', 'read_record', 'clean_clip', 'poisoned_clip', 'cleaned_clip',
            'read_log', 'labelled_images', 'embeddings', 'probe', 'images_of']
 
-# %% ../../nbs/api/study/artifacts.ipynb #3b69f106
+# %% ../../nbs/api/study/artifacts.ipynb #9296bb38
 import json
 import os
 import platform
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..attacks.base import make_trigger
 from ..attacks.poisoning import poison_pairs
-from ..core import ARTIFACTS, CHECKOUT, PRETRAINED, ParnbError, content_key, locked, new_folder
+from ..core import ARTIFACTS, CHECKOUT, PRETRAINED, ParnbError, cached, content_key
 from ..data.images import with_preprocessing
 from ..data.pairs import Pairs
 from ..evaluation.embedding import embed_images, zero_shot_head
@@ -75,21 +75,8 @@ def versions() -> dict[str, str]:
     counts = dict(threads=str(torch.get_num_threads()), processes=os.environ.get("WORLD_SIZE", "1"))
     return packages | dict(python=platform.python_version(), commit=commit()) | machine | counts
 
-# %% ../../nbs/api/study/artifacts.ipynb #74282f40
+# %% ../../nbs/api/study/artifacts.ipynb #f5c856c4
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where models are measured; `fit` chooses its own
-
-
-def _write(
-    path: Path,
-    save: Callable[[Path], dict],
-    about: dict,
-    config: dict,
-):
-    "Write an artifact: what `save` writes, its configuration and its record."
-    with new_folder(path) as tmp:
-        record = save(tmp) | about | dict(versions=versions())
-        (tmp / "config.json").write_text(json.dumps(config, indent=1, default=str), encoding="utf-8")
-        (tmp / "record.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def artifact(
@@ -105,26 +92,20 @@ def artifact(
     The processes of `torchrun` compute it together; the first one writes it. Raises what `build` raises. Source: ours.
     """
     path, partial = ARTIFACTS / f"{stage}-{key}", ARTIFACTS / f".partial-{stage}-{key}.pt"
-    if path.exists():
-        return path
-    start = time.perf_counter()
-
-    def about():
-        return dict(stage=stage, key=key, seconds=round(time.perf_counter() - start, 2))
-
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        save = build(partial)
-        if int(os.environ.get("RANK", 0)) == 0:
-            _write(path, save, about(), config)
-            partial.unlink(missing_ok=True)
-        while not path.exists():  # the other processes wait for the first one
+    if int(os.environ.get("RANK", 0)) > 0 and not path.exists():
+        build(partial)
+        while not path.exists():  # the first process writes it
             time.sleep(0.2)
-        return path
-    with locked(path):
-        if not path.exists():
-            start = time.perf_counter()
-            _write(path, build(partial), about(), config)
-            partial.unlink(missing_ok=True)
+
+    def fill(tmp):
+        start = time.perf_counter()
+        record = build(partial)(tmp)
+        record |= dict(stage=stage, key=key, seconds=round(time.perf_counter() - start, 2), versions=versions())
+        (tmp / "config.json").write_text(json.dumps(config, indent=1, default=str), encoding="utf-8")
+        (tmp / "record.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    cached(path, fill)
+    partial.unlink(missing_ok=True)
     return path
 
 

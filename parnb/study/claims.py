@@ -241,11 +241,14 @@ def judge(
     rows = _where(rows, **{"pairs": "real"} | claim.get("where", {}))
     return RULES[claim["judge"]](rows, **claim.get("with", {}))
 
-# %% ../../nbs/api/study/claims.ipynb #0c6005ac
+# %% ../../nbs/api/study/claims.ipynb #4cad71ae
 def tab_claims(
     collected: Mapping[str, pd.DataFrame],  # name of a plan -> its rows
 ) -> pd.DataFrame:  # one row per claim
-    "Judge each claim of presets/claims.json. Source: ours; the published numbers are those of paper.md."
+    """Judge each claim of presets/claims.json.
+
+    Source: ours; the published numbers are those of the papers and their code.
+    """
     out = []
     for c in load_preset("claims")["claims"]:
         cases = judge(c, collected)

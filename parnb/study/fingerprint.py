@@ -112,22 +112,23 @@ def fingerprint(
     finally:
         torch.set_num_threads(before)
 
-# %% ../../nbs/api/study/fingerprint.ipynb #f8e2bff6
+# %% ../../nbs/api/study/fingerprint.ipynb #ee81f41c
 TOLERANCE = 2e-3  # relative; another order of sums changes less, another algorithm more
 
 
 def changed_stages(
     now: dict,  # of `fingerprint`
     before: dict | None = None,  # the committed one by default
-) -> list[str]:  # stages whose results changed although SCIENCE is the same
+) -> list[str]:  # stages whose results changed although SCIENCE is the same, and what else must be done
     "Compare a fingerprint with the committed one. Source: ours."
     before = before or load_preset("fingerprint")
     if now["science"] != before["science"]:
-        return []
+        return [f"SCIENCE is {now['science']}, the committed fingerprint has {before['science']}: write_fingerprint()"]
     stages = before["stages"]
-    return [
-        k for k, v in now["stages"].items() if k in stages and not np.allclose(v, stages[k], rtol=TOLERANCE, atol=1e-4)
-    ]
+    if new := [f"{k} is new: write_fingerprint()" for k in now["stages"] if k not in stages]:
+        return new
+    near = {k: np.allclose(v, stages[k], rtol=TOLERANCE, atol=1e-4) for k, v in now["stages"].items()}
+    return [k for k, same in near.items() if not same]
 
 
 def write_fingerprint():

@@ -206,7 +206,7 @@ def release(
         write_file(path, left.to_csv(index=False, float_format="%.6g")) if len(left) else path.unlink(missing_ok=True)
     return chosen
 
-# %% ../../nbs/api/study/results.ipynb #63092293
+# %% ../../nbs/api/study/results.ipynb #54766946
 def load_evidence(
     kind: str,  # "dynamics" or "plane"
     run: Run,  # whose
@@ -224,7 +224,7 @@ def load_evidence(
         table = log[(log.step % 4 == 0) | seen]
     else:
         e = {k: v[:260] for k, v in embeddings(run).items()}
-        xy = np.concatenate(tsne(e["clean"], e["triggered"], seed=run.seed))
+        xy = np.concatenate(tsne(e["clean"], e["triggered"]))
         table = pd.DataFrame(dict(x=xy[:, 0], y=xy[:, 1], triggered=np.arange(len(xy)) >= len(e["clean"])))
     if is_result(run):
         write_file(LOCAL / scale_name(run.scale) / name, table.to_csv(index=False, float_format="%.5g"))

@@ -122,11 +122,12 @@ def parameter_options() -> dict[str, tuple]:
         for name, owners in found.items()
     }
 
-# %% ../../nbs/api/cli/options.ipynb #f29c32dd
+# %% ../../nbs/api/cli/options.ipynb #0829a9cd
 def options(
     app: typer.Typer,  # what the command belongs to
     *groups: dict,  # of options
-    parameters: bool = False,  # add the parameters of cleaners
+    parameters: bool = False,  # add the parameters of cleaners, if this command was typed
+    now: bool = False,  # add them in any case
 ):
     """A decorator that makes `f(typed)` a command with the options of some groups.
 
@@ -135,7 +136,7 @@ def options(
 
     def decorate(f):
         named = {k: v for g in groups for k, v in g.items()}
-        if parameters and _is_wanted(f.__name__):
+        if now or parameters and _is_wanted(f.__name__):
             named |= {k: v for k, v in parameter_options().items() if k not in named}
 
         def command(ctx: typer.Context, **values):
@@ -158,7 +159,7 @@ def _is_wanted(
     command: str,
 ) -> bool:
     "Whether a command is the one that was typed: only then is the registry loaded, which takes seconds."
-    return command in sys.argv[1:] or "ipykernel" in sys.modules
+    return command in sys.argv[1:]
 
 # %% ../../nbs/api/cli/options.ipynb #bfa5a748
 def read_settings(

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from ..registry import PALETTE
 from .style import MEASURES, ROW, SQUARE, WIDE, bare_axes, words, write_not_run
 
-# %% ../../nbs/api/show/curves.ipynb #51a713c5
+# %% ../../nbs/api/show/curves.ipynb #632d3a45
 DISTANCE = "#029e73"  # the colour of distances between student and reference model
 LINES = dict(
     s_img=(DISTANCE, "-", "S images"), s_txt=(DISTANCE, "--", "S texts"), clip=("k", ":", "CLIP loss")
@@ -59,7 +59,7 @@ def _draw_measures(
     **line,  # properties of the lines
 ):
     "CA and ASR at the monitored steps."
-    seen = log.dropna(subset=["clean_accuracy"])
+    seen = log[log["clean_accuracy"].notna()] if "clean_accuracy" in log else log[:0]
     for col, m in MEASURES.items():
         if col in seen:
             ax.plot(seen.step, 100 * seen[col], color=m.colour, marker=m.marker, label=m.words, **line)

@@ -7,8 +7,11 @@ It collects what `nbdev_test` would run: notebooks under nbs/ that are not hidde
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,16 +20,65 @@ import pytest
 ROOT = Path(__file__).resolve().parent
 SECONDS = 900  # the slowest notebook takes about a minute on an idle core; one that takes longer than this hangs
 SKIP = re.compile(r"^(?:- )?skip_exec:\s*(?:true|t|yes|y|on|1)\s*$", re.I | re.M)
-# One process each, since notebooks set seeds, threads and styles; nbdev's own runner with the flags that it skips
-RUNNER = """
-import sys
+# nbdev's own runner with the flags that it skips, in a process for each notebook, since they set seeds, threads and
+# styles. Importing torch and open_clip takes longer than most notebooks, so it is done once, and the process is forked.
+SERVER = """
+import json, os, sys
 from pathlib import Path
 from nbdev.config import get_config
 from nbdev.test import test_nb
-cfg = get_config()
-ok, _ = test_nb(Path(sys.argv[1]), skip_flags=cfg.tst_flags.split(), basepath=cfg.config_path)
-sys.exit(not ok)
+if sys.platform == "linux":
+    import matplotlib.pyplot, open_clip, pandas
+def run(path, log):
+    os.chdir(path.parent)
+    for stream in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), stream)
+    cfg, ok = get_config(), False
+    try:
+        ok, _ = test_nb(path, skip_flags=cfg.tst_flags.split(), basepath=cfg.config_path)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(not ok)
+for line in sys.stdin:
+    path, log = map(Path, json.loads(line))
+    pid = os.fork()
+    if pid == 0:
+        run(path, log)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
+
+
+class Server:
+    "The process that is forked for each notebook."
+
+    process = None
+
+    def run(self, path: Path) -> tuple[int | None, str]:
+        "Exit code and output of a notebook's test; None as the code if it took too long."
+        if self.process is None or self.process.poll() is not None:
+            pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+            env = os.environ | {"PYTHONUTF8": "1"}
+            self.process = subprocess.Popen([sys.executable, "-c", SERVER], cwd=ROOT / "nbs", env=env, **pipes)
+        with tempfile.NamedTemporaryFile() as log:
+            timer = threading.Timer(SECONDS, self.stop)
+            timer.start()
+            try:
+                self.process.stdin.write(json.dumps([str(path), log.name]) + "\n")
+                self.process.stdin.flush()
+                answer = self.process.stdout.readline()
+            finally:
+                timer.cancel()
+            return int(answer) if answer else None, log.read().decode(errors="replace").strip()
+
+    def stop(self):
+        "End the process and what it started."
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+SERVER_OF_THIS_PROCESS = Server()
 
 
 def pytest_configure(config):
@@ -34,6 +86,10 @@ def pytest_configure(config):
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if find_spec("nbdev") is None:
         raise pytest.UsageError("nbdev is not installed, and it runs the notebooks' tests: pip install -e '.[dev]'")
+
+
+def pytest_unconfigure(config):
+    SERVER_OF_THIS_PROCESS.stop()
 
 
 def pytest_collect_file(file_path, parent):
@@ -65,16 +121,11 @@ class NotebookTest(pytest.Item):
     "Runs a notebook from top to bottom as `nbdev_test` does."
 
     def runtest(self):
-        command, env = [sys.executable, "-c", RUNNER, str(self.path)], os.environ | {"PYTHONUTF8": "1"}
-        pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        try:
-            done = subprocess.run(
-                command, cwd=self.path.parent, env=env, timeout=SECONDS, text=True, errors="replace", **pipes
-            )
-        except subprocess.TimeoutExpired:
-            raise NotebookFailure(f"it did not end within {SECONDS} s") from None
-        if done.returncode:
-            raise NotebookFailure(done.stdout.strip() or f"its process ended with exit code {done.returncode}")
+        code, output = SERVER_OF_THIS_PROCESS.run(self.path)
+        if code is None:
+            raise NotebookFailure(f"{output}\nit did not end within {SECONDS} s".strip())
+        if code:
+            raise NotebookFailure(output or f"its process ended with exit code {code}")
 
     def repr_failure(self, excinfo):
         if not isinstance(excinfo.value, NotebookFailure):

@@ -1,20 +1,41 @@
-"What the browser tests share."
+"What several test files share: a browser, a free port, and parnb as installed from its wheel."
+
+import os
 import shutil
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+ROOT = Path(__file__).resolve().parents[1]
+BROWSER_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run"]
+BROWSER_FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+BROWSER_START_MS = 180_000  # Chromium's first start, while other processes use every core
+
+# Run in a new network namespace, which has only a loopback interface: kernels talk over it.
+WITHOUT_NETWORK = """
+import fcntl, os, socket, struct, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    fcntl.ioctl(s, 0x8914, struct.pack("16sh14x", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS: up and running
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope="session")
 def browser():
-    "A headless Chromium, by playwright."
+    "A headless Chromium, driven by playwright."
     from playwright.sync_api import Error, sync_playwright
-    found = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as p:
-        try: b = p.chromium.launch(executable_path=found, args=FLAGS)
-        except Error: pytest.skip('there is no browser here: install one by .ci/browser or `playwright install chromium`')
+        try:
+            b = p.chromium.launch(executable_path=found, args=BROWSER_FLAGS, timeout=BROWSER_START_MS)
+        except Error as e:
+            if found:
+                pytest.fail(f"{found} does not start: {e}")
+            pytest.skip("no browser: install one with .ci/browser or `playwright install chromium`")
         yield b
         b.close()
 
@@ -23,5 +44,70 @@ def browser():
 def port():
     "A free port of this machine."
     with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
+        s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+class Installation:
+    "A fresh virtual environment with parnb's wheel, its own home folder, and an empty working folder."
+
+    def __init__(self, folder: Path):
+        self.folder, self.home, self.work = folder, folder / "home", folder / "empty"
+        self.bin = folder / "venv" / "bin"
+        self.python = self.bin / "python"
+        for f in (self.home, self.work):
+            f.mkdir()
+
+    def env(self):
+        "The environment of a user who has set nothing."
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PARNB_", "PYTHON", "JUPYTER", "XDG_"))}
+        kept.pop("VIRTUAL_ENV", None)
+        return kept | {"HOME": str(self.home), "PATH": f"{self.bin}:/usr/bin:/bin", "IPYTHONDIR": str(self.home / "i")}
+
+    def pip_install(self, *what):
+        pip = [self.python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *what]
+        done = subprocess.run(pip, capture_output=True, text=True, env=self.env() | {"HOME": os.environ["HOME"]})
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def run(self, *command, timeout=600, **env):
+        "Run a command of the environment in the empty folder, without a network where the system allows that."
+        command = [str(self.bin / command[0]), *map(str, command[1:])]
+        return subprocess.run(
+            [*self.offline(), *command],
+            cwd=self.work,
+            env=self.env() | env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def offline(self):
+        "The prefix of a command that cuts its network; empty where new namespaces are not allowed."
+        for unshare in (["unshare", "-n"], ["unshare", "-rn"]):
+            prefix = [*unshare, sys.executable, "-c", WITHOUT_NETWORK]
+            if shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True).returncode == 0:
+                return prefix
+        return []
+
+
+@pytest.fixture(scope="session")
+def distributions(tmp_path_factory):
+    "Wheel and sdist of this checkout; the wheel is built from the sdist."
+    out = tmp_path_factory.mktemp("dist")
+    done = subprocess.run([sys.executable, "-m", "build", "-o", out, ROOT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
+
+
+@pytest.fixture(scope="session")
+def installation(distributions, tmp_path_factory):
+    "parnb's wheel in a fresh environment, with the versions of requirements.lock."
+    folder = tmp_path_factory.mktemp("installation")
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    made = Installation(folder)
+    locked = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines(keepends=True)
+    # torch and torchvision come in the build for which pip is configured on this machine
+    constraints = folder / "constraints.txt"
+    constraints.write_text("".join(line for line in locked if not line.startswith(("torch==", "torchvision=="))))
+    made.pip_install("-c", constraints, distributions[0])
+    return made

@@ -1,97 +1,219 @@
-"A person's way through JupyterLab: open the main notebook, run it, read its table; open the explorer, move a slider by keyboard, see the numbers change."
+"""JupyterLab as a user sees it: run the main notebook and read its table; open the explorer and move its sliders.
+
+A session is started through the server's REST API before a page is opened, so that JupyterLab finds a kernel that is
+ready. Every wait says what it waits for, and fails with that text, with the text of any dialog, and with the log.
+"""
+
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-NBS = Path(__file__).parents[1]/'nbs'
-SETTINGS = {'03_par_clean': dict(attack='badnet_stripes', smoke=True), 'explorer': dict(attack='badnet_stripes', smoke=True)}
+NBS = Path(__file__).parents[1] / "nbs"
+SMALLEST = dict(attack="badnet_stripes", smoke=True)
+SETTINGS = {"03_par_clean": SMALLEST, "explorer": SMALLEST}
+START, RUN, ANSWER = 300, 1200, 600  # s to start a server, a kernel or a page, to run a notebook, to compute an answer
+PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
 
 
-def copied(name, folder):
-    "A copy of a notebook, without outputs, whose parameters are those of `SETTINGS`."
-    nb = json.loads((NBS/f'{name}.ipynb').read_text(encoding='utf-8'))
-    for c in nb['cells']:
-        if c['cell_type'] == 'code': c['outputs'] = []
-        if 'parameters' in c['metadata'].get('tags', []): c['source'] = [*c['source'], '\n', *(f'{k} = {v!r}\n' for k, v in SETTINGS[name].items())]
-    (folder/f'{name}.ipynb').write_text(json.dumps(nb), encoding='utf-8')
+def copy_notebook(name: str, folder: Path):
+    "A notebook without outputs, with the parameters of `SETTINGS`."
+    nb = json.loads((NBS / f"{name}.ipynb").read_text(encoding="utf-8"))
+    for c in nb["cells"]:
+        if c["cell_type"] == "code":
+            c["outputs"] = []
+        if "parameters" in c["metadata"].get("tags", []):
+            c["source"] = [*c["source"], "\n", *(f"{k} = {v!r}\n" for k, v in SETTINGS[name].items())]
+    (folder / f"{name}.ipynb").write_text(json.dumps(nb), encoding="utf-8")
+
+
+class Lab:
+    "A running JupyterLab with its own data, settings and kernels."
+
+    def __init__(self, folder: Path, port: int):
+        self.folder, self.port, self.log = folder, port, folder / "lab.log"
+        places = dict(
+            PARNB_DATA="data",
+            JUPYTER_CONFIG_DIR="config",
+            JUPYTERLAB_SETTINGS_DIR="settings",
+            JUPYTERLAB_WORKSPACES_DIR="workspaces",
+            JUPYTER_RUNTIME_DIR="runtime",
+            IPYTHONDIR="ipython",
+        )
+        env = os.environ | {k: str(folder / v) for k, v in places.items()} | dict(OMP_NUM_THREADS="1")
+        command = [sys.executable, "-m", "jupyterlab", "--allow-root", "--no-browser", "--ip", "127.0.0.1"]
+        command += ["--port", str(port), "--IdentityProvider.token=tok", "--LabApp.news_url=None"]
+        command += [f"--ServerApp.root_dir={folder / 'nbs'}"]
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+
+    def tail(self) -> str:
+        "The end of the server's log."
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+
+    def api(self, resource: str, **body) -> dict:
+        "Ask the REST API; with a body, POST it."
+        data = json.dumps(body).encode() if body else None
+        headers = {"Authorization": "token tok", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/api/{resource}", data, headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def wait(self, reason: str, met: Callable[[], object], seconds: float, page=None):
+        "Wait until a condition is met and return its value; fail with the reason, a dialog's text, and the log."
+        deadline, last = time.monotonic() + seconds, ""
+        while True:
+            if page is not None and (dialogs := page.locator(".jp-Dialog").all_text_contents()):
+                pytest.fail(f"while waiting for {reason}, JupyterLab opened a dialog: {dialogs}")
+            try:
+                if value := met():
+                    return value
+            except OSError as e:
+                last = f" ({e})"
+            if self.process.poll() is not None:
+                pytest.fail(f"while waiting for {reason}, JupyterLab ended:\n{self.tail()}")
+            if time.monotonic() > deadline:
+                if page is not None:
+                    page.screenshot(path=self.folder / "failed.png")
+                pytest.fail(f"{reason}: not within {seconds} s{last}, see {self.folder}\n{self.tail()}")
+            time.sleep(0.3)
+
+    def start_kernel(self, name: str):
+        "Start the session of a notebook, and wait until its kernel answers and is idle."
+        from jupyter_client import BlockingKernelClient
+
+        about = dict(name="python3")
+        session = self.api("sessions", path=f"{name}.ipynb", name=f"{name}.ipynb", type="notebook", kernel=about)
+        kernel = session["kernel"]["id"]
+        file = self.folder / "runtime" / f"kernel-{kernel}.json"
+        self.wait(f"the connection file of the kernel of {name}", file.exists, START)
+        client = BlockingKernelClient(connection_file=str(file))
+        client.load_connection_file()
+        client.start_channels(hb=False)  # a kernel that starts slowly misses heartbeats
+        try:
+            client.wait_for_ready(timeout=START)  # its request makes a new kernel report that it is idle
+        except RuntimeError as e:
+            pytest.fail(f"the kernel of {name} did not answer within {START} s: {e}\n{self.tail()}")
+        finally:
+            client.stop_channels()
+
+        def idle():
+            return self.api(f"kernels/{kernel}")["execution_state"] == "idle"
+
+        self.wait(f"an idle kernel of {name}", idle, START)
+
+    def stop(self):
+        "End the server and its kernels."
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
 
 
 @pytest.fixture
 def lab(tmp_path, port):
-    "JupyterLab over copies of both notebooks, with a data folder and settings of its own: its address."
-    (tmp_path/'nbs').mkdir()
-    for name in SETTINGS: copied(name, tmp_path/'nbs')
-    tracker = tmp_path/'settings'/'@jupyterlab'/'notebook-extension'/'tracker.jupyterlab-settings'
+    "JupyterLab over copies of both notebooks."
+    (tmp_path / "nbs").mkdir()
+    for name in SETTINGS:
+        copy_notebook(name, tmp_path / "nbs")
+    tracker = tmp_path / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     tracker.parent.mkdir(parents=True)
-    tracker.write_text('{"windowingMode": "none"}')  # cells out of sight are in the page too
-    env = os.environ | dict(PARNB_DATA=str(tmp_path/'data'), OMP_NUM_THREADS='1', JUPYTER_CONFIG_DIR=str(tmp_path/'config'), JUPYTERLAB_SETTINGS_DIR=str(tmp_path/'settings'),
-                            JUPYTERLAB_WORKSPACES_DIR=str(tmp_path/'workspaces'), JUPYTER_RUNTIME_DIR=str(tmp_path/'runtime'), IPYTHONDIR=str(tmp_path/'ipython'))
-    command = [sys.executable, '-m', 'jupyterlab', '--allow-root', '--no-browser', '--ip', '127.0.0.1', '--port', str(port), '--IdentityProvider.token=tok', f'--ServerApp.root_dir={tmp_path/"nbs"}', '--LabApp.news_url=None']
-    with open(tmp_path/'lab.log', 'w') as log: p = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+    tracker.write_text('{"windowingMode": "none"}')  # cells that are out of sight are in the page too
+    server = Lab(tmp_path, port)
     try:
-        deadline = time.monotonic()+120
-        while True:
-            try:
-                with urllib.request.urlopen(f'http://127.0.0.1:{port}/api?token=tok', timeout=5): break
-            except OSError: assert p.poll() is None and time.monotonic() < deadline, (tmp_path/'lab.log').read_text()
-            time.sleep(0.2)
-        yield f'http://127.0.0.1:{port}/lab/tree/{{}}.ipynb?reset&token=tok'
+        server.wait("the REST API", lambda: server.api("status"), START)
+        yield server
     finally:
-        p.terminate()
-        try: p.wait(30)
-        except subprocess.TimeoutExpired: p.kill()
+        server.stop()
 
 
-def run_all(page, address, seconds=300):
-    "Open a notebook, run all its cells, and wait until the kernel rests."
-    page.set_default_timeout(1000*seconds)
-    page.goto(address)
-    page.wait_for_selector('.jp-Notebook .jp-CodeCell')
-    idle = '.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator[data-status="idle"]'
-    page.wait_for_selector(idle)
-    page.click('.jp-Notebook .jp-CodeCell >> nth=0')
-    page.get_by_role('menuitem', name='Run', exact=True).click()
-    page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
-    page.wait_for_function("() => { const c = [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputPrompt')].map(e => e.textContent); return c.length && c.every(t => /\\d/.test(t)); }")
-    page.wait_for_selector(idle)
+@pytest.fixture
+def page(browser):
+    "A page that collects its JavaScript errors in `faults`."
+    p = browser.new_page(viewport=dict(width=1500, height=2400))
+    p.faults = []
+    p.on("pageerror", lambda e: p.faults.append(str(e)))
+    yield p
+    p.close()
 
 
-def test_the_main_notebook_and_the_explorer(lab, browser, tmp_path):
-    "No error is shown, the result is a table; in the explorer an arrow key on tau changes what is said of the cleaned model."
-    faults = []
-    def new_page():
-        page = browser.new_page(viewport=dict(width=1500, height=2400))
-        page.on('pageerror', lambda e: faults.append(str(e)))
-        return page
-    page = new_page()
-    run_all(page, lab.format('03_par_clean'))
-    page.screenshot(path=tmp_path/'main.png')
+def run_all(lab: Lab, page, name: str):
+    "Open a notebook, run all its cells, and wait until the kernel is idle again."
+    lab.start_kernel(name)
+    page.set_default_timeout(1000 * START)
+    page.goto(f"http://127.0.0.1:{lab.port}/lab/tree/{name}.ipynb?reset&token=tok")
+    cells = page.locator(f"{PANEL} .jp-CodeCell")
+    lab.wait(f"the cells of {name} in the page", cells.count, START, page)
+    indicator = page.locator(f"{PANEL} .jp-Notebook-ExecutionIndicator")
+
+    def idle():
+        return indicator.count() and indicator.first.get_attribute("data-status") == "idle"
+
+    lab.wait(f"the page of {name} to find its kernel", idle, START, page)
+    cells.first.click()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    prompts = page.locator(f"{PANEL} .jp-CodeCell .jp-InputPrompt")
+
+    def executed():
+        texts = prompts.all_text_contents()
+        return texts and all(re.search(r"\d", t) for t in texts) and idle()
+
+    lab.wait(f"all cells of {name} to run", executed, RUN, page)
     assert not page.locator('[data-mime-type="application/vnd.jupyter.error"]').all_text_contents()
-    assert all('did not take' in t for t in page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').all_text_contents())  # which the smallest form may well say
-    assert page.locator('.jp-OutputArea-output', has_text='attack_success_rate_low').count() == 1
-    lines = [t.strip() for t in page.locator('.jp-OutputArea-output').all_text_contents() if 'pairs/s' in t]
-    assert len(lines) == 2 and all(t.count('\n') == 0 and '512/512 pairs' in t for t in lines), lines  # progress: one line a training
-    page.close()
-    page = new_page()
-    run_all(page, lab.format('explorer'))
-    page.wait_for_function("() => { const i = document.querySelector('.widget-html img'); return i && i.alt.includes('PAR, τ 2.15 says'); }")
-    page.screenshot(path=tmp_path/'explorer.png')
-    seen = page.locator('.widget-html table').text_content()
-    assert 'PAR, τ 2.15' in seen and seen.count('%') == 4
-    slider = page.locator('.noUi-handle').nth(1)
-    slider.focus()
-    page.keyboard.press('ArrowLeft')
-    page.wait_for_function("() => [...document.querySelectorAll('.widget-html th')].some(e => e.textContent == 'PAR, τ 2')")
-    assert 'not measured yet' in page.locator('.widget-html table').text_content() and page.get_by_role('button', name='compute (about 20 s)').is_visible()
-    page.locator('.noUi-handle').nth(2).focus()  # the image
-    page.keyboard.press('ArrowRight')
-    page.wait_for_function("() => !document.querySelector('.widget-html img').alt.includes(%s)" % json.dumps(page.locator('.widget-html img').get_attribute('alt')))
-    page.screenshot(path=tmp_path/'changed.png')
-    assert not faults
-    page.close()
+
+
+def test_main_notebook(lab, page, tmp_path):
+    "The main notebook shows no error, one line of progress per training, and a table with the result."
+    run_all(lab, page, "03_par_clean")
+    page.screenshot(path=tmp_path / "main.png")
+    warnings = page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').all_text_contents()
+    assert all("did not succeed" in t for t in warnings), warnings  # which the smallest form may well say
+    assert page.locator(".jp-OutputArea-output", has_text="attack_success_rate_low").count() == 1
+    lines = [t.strip() for t in page.locator(".jp-OutputArea-output").all_text_contents() if "pairs/s" in t]
+    assert len(lines) == 2 and all(t.count("\n") == 0 and "512/512 pairs" in t for t in lines), lines
+    assert not page.faults
+
+
+def test_explorer(lab, page, tmp_path):
+    "The sliders of the explorer change what is said of the cleaned model; each cleaner has its own."
+    run_all(lab, page, "explorer")
+    image, table = page.locator(".widget-html img"), page.locator(".widget-html table")
+
+    def described():
+        return image.get_attribute("alt") if image.count() else ""
+
+    def slider(name):
+        label = page.locator(".widget-label", has_text=re.compile(f"^{name}$"))
+        return page.locator(".widget-hslider", has=label).locator(".noUi-handle")
+
+    def models():
+        return page.locator(".widget-html th").all_text_contents()
+
+    lab.wait("the answers of the cleaned model", lambda: "PAR, τ 2.15 says" in described(), ANSWER, page)
+    lab.wait("four measured rates", lambda: table.text_content().count("%") == 4, ANSWER, page)
+    page.screenshot(path=tmp_path / "explorer.png")
+    slider("τ").focus()
+    page.keyboard.press("ArrowLeft")
+    lab.wait("the name of the model with τ 2", lambda: "PAR, τ 2" in models(), ANSWER, page)
+    lab.wait("a table without rates of that model", lambda: "not measured yet" in table.text_content(), ANSWER, page)
+    button = page.get_by_role("button", name="compute (about 20 s)")
+    lab.wait("the button that offers to compute it", button.is_visible, ANSWER, page)
+    for name in ("image", "size"):
+        before = described()
+        slider(name).focus()
+        page.keyboard.press("ArrowRight")
+        lab.wait(f"another picture after moving {name}", lambda b=before: described() not in ("", b), ANSWER, page)
+    page.screenshot(path=tmp_path / "changed.png")
+    page.locator(".widget-dropdown select").nth(1).select_option(label="CleanCLIP")
+    lab.wait("the slider of CleanCLIP", lambda: slider("λ").count() == 1, ANSWER, page)
+    lab.wait("the name of the other model", lambda: any(m.startswith("CleanCLIP, λ") for m in models()), ANSWER, page)
+    assert slider("τ").count() == 0 and not page.faults

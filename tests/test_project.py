@@ -1,4 +1,5 @@
-"What must hold of the project as a whole: packaging, the notebooks' form, the order of the modules, what is tracked."
+"What must hold of the project as a whole: packaging, form of notebooks and modules, order of the rooms, tracked files."
+
 import ast
 import configparser
 import json
@@ -7,7 +8,8 @@ import shlex
 import subprocess
 import sys
 from functools import lru_cache
-from importlib.util import find_spec
+from importlib.metadata import packages_distributions
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import nbformat
@@ -17,214 +19,488 @@ import rattler
 import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-NBS = ROOT/'nbs'
-NOTEBOOKS = sorted(p for p in NBS.rglob('*.ipynb') if not any(part[0] in '_.' for part in p.relative_to(NBS).parts))
-MODULES = [p for p in NOTEBOOKS if p.parent == NBS/'api']
-RUNS = [p for p in NOTEBOOKS if p.parent in (NBS, NBS/'figures', NBS/'tables', NBS/'tutorials') and p.name != 'index.ipynb']
-MAX_BYTES = 12_000_000
-MACHINE_PATH = re.compile(r'(?<![\w.~})])/(?:work|root|home|Users|tmp|private|scratch|mnt|opt)/[\w.-]+')
+NBS, PACKAGE = ROOT / "nbs", ROOT / "parnb"
+NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if not any(part[0] in "_." for part in p.relative_to(NBS).parts))
+MODULE_NOTEBOOKS = [p for p in NOTEBOOKS if NBS / "api" in p.parents]
+RUN_FOLDERS = (NBS, NBS / "figures", NBS / "tables", NBS / "tutorials")
+RUNS = [p for p in NOTEBOOKS if p.parent in RUN_FOLDERS and p.name != "index.ipynb"]
+MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("_modidx.py", "__init__.py"))
+SCRIPTS = [p for folder in ("tests", "benchmarks", ".ci") for p in (ROOT / folder).rglob("*.py")]
+SCRIPTS += [ROOT / "setup.py", ROOT / "conftest.py"]
+
+# A module imports from rooms above its own; within a room from notebooks whose `- order: N` is lower.
+ROOMS = ["core", "progress", "scales", "registry", "models", "data", "evaluation", "synthetic", "training"]
+ROOMS += ["attacks", "cleaners", "detectors", "study", "show", "cli"]
+METHOD_ROOMS = {"attacks", "cleaners", "detectors"}
+
+MAX_FILE_BYTES = 12_000_000
+MAX_PICTURE_BYTES = 100_000
+MAX_FUNCTION_LINES = 60
+MAX_MODULE_LINES = 450
+MIN_SHOWN = 0.80
+MACHINE_PATH = re.compile(r"(?<![\w.~})])/(?:work|root|home|Users|tmp|private|scratch|mnt|opt)/[\w.-]+")
 
 
-def name(path): return path.relative_to(ROOT).as_posix()
+def name(path):
+    return path.relative_to(ROOT).as_posix()
 
-def each(paths): return pytest.mark.parametrize('path', paths, ids=name)
+
+def each(paths):
+    return pytest.mark.parametrize("path", paths, ids=name)
+
 
 @lru_cache(maxsize=None)
-def read(path): return json.loads(path.read_text(encoding='utf-8'))
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
 
-def source(cell): return ''.join(cell['source'])
 
-def code(path): return [c for c in read(path)['cells'] if c['cell_type'] == 'code']
+def source(cell):
+    return "".join(cell["source"])
+
+
+def code(path):
+    return [c for c in read(path)["cells"] if c["cell_type"] == "code"]
+
+
+def has_flag(cell, *flags):
+    "Whether a code cell starts with one of the nbdev directives `#| flag`."
+    return any(re.search(rf"^#\|\s*{flag}\b", source(cell), re.M) for flag in flags)
+
 
 @lru_cache(maxsize=None)
 def code_cells(path):
-    "(id, syntax tree) of each code cell, IPython's own syntax made Python."
+    "(id, syntax tree) of each code cell; IPython's own syntax is translated to Python."
     to_python = TransformerManager().transform_cell
-    return [(c.get('id', '?'), ast.parse(to_python(source(c)))) for c in code(path)]
+    return [(c.get("id", "?"), ast.parse(to_python(source(c)))) for c in code(path)]
+
+
+@lru_cache(maxsize=None)
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
 
 def settings():
-    config = configparser.ConfigParser(delimiters=['='])
-    config.read(ROOT/'settings.ini', encoding='utf-8')
-    return config['DEFAULT']
+    config = configparser.ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    return config["DEFAULT"]
 
-def requirements(key): return shlex.split(settings()[key])
+
+def requirements(key):
+    return shlex.split(settings()[key])
+
 
 def tracked():
     "Files that are committed or would be."
-    command = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode: pytest.skip('not a git checkout')
-    return [p for f in listed.stdout.split('\0') if f and (p := ROOT/f).is_file()]
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [p for f in listed.stdout.split("\0") if f and (p := ROOT / f).is_file()]
+
 
 def imports(tree):
     "Every import below `tree`, as (module, names); a relative import keeps its dots."
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import): yield from ((a.name, ()) for a in node.names)
+        if isinstance(node, ast.Import):
+            yield from ((a.name, ()) for a in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield '.'*node.level+(node.module or ''), tuple(a.name for a in node.names)
+            yield "." * node.level + (node.module or ""), tuple(a.name for a in node.names)
 
 
 # Packaging
 
+
 def test_environment_agrees_with_settings():
-    env = yaml.safe_load((ROOT/'environment.yml').read_text(encoding='utf-8'))
-    assert set(env) <= {'name', 'channels', 'dependencies', 'variables'} and env['name'] == settings()['lib_name']
-    conda = [d for d in env['dependencies'] if isinstance(d, str)]
-    pips = [d for d in env['dependencies'] if not isinstance(d, str)]
+    env = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert set(env) <= {"name", "channels", "dependencies", "variables"} and env["name"] == settings()["lib_name"]
+    conda = [d for d in env["dependencies"] if isinstance(d, str)]
+    pips = [d for d in env["dependencies"] if not isinstance(d, str)]
     specs = {m.name.normalized: m for m in map(rattler.MatchSpec, conda)}
-    for dep in conda:  # the parser lets spaces in names pass
-        assert re.match(r'[a-z0-9_.-]+([=<>!~]\S+)?$', dep), f'{dep!r} is no conda requirement'
-    assert {'python', 'pip'} <= set(specs) and specs['python'].version.startswith(settings()['min_python'])
-    assert len(pips) == 1 and list(pips[0]) == ['pip']
-    listed = pips[0]['pip']
-    assert listed.count('-e .') == 1
-    parse = lambda lines: sorted(str(Requirement(r)) for r in lines)
-    wanted = requirements('requirements')+requirements('dev_requirements')
-    assert parse(r for r in listed if r != '-e .') == parse(wanted)
+    for dep in conda:  # the parser accepts spaces in names
+        assert re.match(r"[a-z0-9_.-]+([=<>!~]\S+)?$", dep), f"{dep!r} is not a conda requirement"
+    assert {"python", "pip"} <= set(specs) and specs["python"].version.startswith(settings()["min_python"])
+    assert len(pips) == 1 and list(pips[0]) == ["pip"]
+    listed = pips[0]["pip"]
+    assert listed.count("-e .") == 1
+    wanted = requirements("requirements") + requirements("dev_requirements")
+    assert sorted(str(Requirement(r)) for r in listed if r != "-e .") == sorted(str(Requirement(r)) for r in wanted)
+
+
+def test_the_lock_satisfies_settings():
+    spec = spec_from_file_location("lock", ROOT / ".ci" / "lock.py")
+    lock = module_from_spec(spec)
+    spec.loader.exec_module(lock)
+    locked = lock.read_lock()
+    assert not lock.problems(locked)
+    assert len(locked) > 100 and all(str(Version(v)) == v and not Version(v).local for v in locked.values())
+    text = lock.LOCK.read_text(encoding="utf-8")
+    packages = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in packages), "one `name==version` a line, no paths"
+    assert [line.split("==")[0] for line in packages] == sorted(locked) and "://" not in text
+
 
 def test_runtime_needs_no_nbdev():
-    needed = {Requirement(r).name.lower() for r in requirements('requirements')}
-    assert not needed & {'nbdev', 'fastcore', 'execnb', 'ghapi', 'fastprogress', 'jupyterlab', 'pytest'}
+    needed = {Requirement(r).name.lower() for r in requirements("requirements")}
+    assert not needed & {"nbdev", "fastcore", "execnb", "ghapi", "fastprogress", "pytest", "ruff"}
+    assert "jupyterlab" in needed, "after the first command of the README, `jupyter lab` opens the notebooks"
 
-@each(sorted(p for p in (ROOT/'parnb').glob('*.py') if p.name != '_modidx.py'))
+
+@each(MODULES)
 def test_modules_import_no_nbdev(path):
-    roots = {module.split('.')[0] for module, _ in imports(ast.parse(path.read_text(encoding='utf-8')))}
-    assert not roots & {'nbdev', 'fastcore', 'execnb'}
+    roots = {module.split(".")[0] for module, _ in imports(parse(path))}
+    assert not roots & {"nbdev", "fastcore", "execnb"}
 
-@pytest.mark.skipif(find_spec('parnb.cli') is None, reason='there is no parnb.cli')
-def test_the_command_line_starts_light():
-    heavy = ['nbdev', 'fastcore', 'execnb', 'torch', 'open_clip', 'matplotlib', 'papermill']
-    code = f'import sys, parnb.cli; print([m for m in {heavy} if m in sys.modules])'
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.strip()) == (0, '[]'), done.stdout+done.stderr
+
+def test_modules_import_what_is_required():
+    "Each third-party package that a module imports is a requirement, not just a dependency of one."
+    needed = {canonicalize_name(Requirement(r).name) for r in requirements("requirements")}
+    provided_by = packages_distributions()
+    missing = set()
+    for path in MODULES:
+        for module, _ in imports(parse(path)):
+            root = module.split(".")[0]
+            if not root or root == "parnb" or root in sys.stdlib_module_names:
+                continue
+            if not {canonicalize_name(d) for d in provided_by.get(root, [])} & needed:
+                missing.add(f"{name(path)} imports {root}")
+    assert not missing
+
+
+@pytest.mark.parametrize("module", ["cli.main", "core", "progress", "scales", "registry"])
+def test_the_command_line_starts_light(module):
+    heavy = ["nbdev", "fastcore", "execnb", "torch", "open_clip", "matplotlib", "papermill"]
+    command = f"import sys, parnb.{module}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stdout + done.stderr
 
 
 # The form of the notebooks
 
+
 @each(NOTEBOOKS)
 def test_notebook_is_clean(path):
     nb = read(path)
-    nbformat.validate(nbformat.reads(path.read_text(encoding='utf-8'), as_version=4))
-    ids = [c.get('id') for c in nb['cells']]
-    assert all(ids) and len(set(ids)) == len(ids), 'every cell has an id of its own'
-    assert not {'widgets', 'papermill'} & set(nb['metadata']), 'it keeps widget state or a run: nbdev_clean'
+    nbformat.validate(nbformat.reads(path.read_text(encoding="utf-8"), as_version=4))
+    ids = [c.get("id") for c in nb["cells"]]
+    assert all(ids) and len(set(ids)) == len(ids), "each cell needs its own id"
+    assert not {"widgets", "papermill"} & set(nb["metadata"]), "it keeps widget state or a run: nbdev_clean"
     for c in code(path):
-        assert c['execution_count'] is None, f"cell {c['id']} has an execution count: nbdev_clean"
-        for out in c['outputs']:
-            assert out['output_type'] != 'error', f"cell {c['id']} holds a traceback"
-            assert out.get('execution_count') is None, f"an output of cell {c['id']} has a count: nbdev_clean"
-            assert not any('widget' in kind for kind in out.get('data', {})), f"cell {c['id']} keeps a widget, which is nothing without its kernel: clear its output"
-            assert len(out.get('data', {}).get('image/png', ''))*3/4 <= 100_000, f"the picture of cell {c['id']} is over 100 kB: python .ci/pictures.py"
+        where = f"cell {c['id']}"
+        assert c["execution_count"] is None, f"{where} has an execution count: nbdev_clean"
+        for out in c["outputs"]:
+            data = out.get("data", {})
+            assert out["output_type"] != "error", f"{where} holds a traceback"
+            assert out.get("execution_count") is None, f"an output of {where} has a count: nbdev_clean"
+            assert not any("widget" in kind for kind in data), f"{where} keeps a widget: clear its output"
+            size = len(data.get("image/png", "")) * 3 / 4
+            assert size <= MAX_PICTURE_BYTES, f"the picture of {where} is over 100 kB: python .ci/pictures.py"
+
 
 @each(RUNS)
 def test_run_notebook_has_one_parameters_cell(path):
-    cells = read(path)['cells']
-    assert re.search(r'^- skip_exec: true$', source(cells[0]), re.M), "its first cell says '- skip_exec: true'"
-    tagged = [c for c in cells if 'parameters' in c['metadata'].get('tags', [])]
-    assert len(tagged) == 1, f'{len(tagged)} cells are tagged parameters'
+    cells = read(path)["cells"]
+    assert re.search(r"^- skip_exec: true$", source(cells[0]), re.M), "its first cell says '- skip_exec: true'"
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1, f"{len(tagged)} cells are tagged parameters"
     body = ast.parse(source(tagged[0])).body
     for node in body:
-        assert isinstance(node, ast.AnnAssign) and node.value is not None, f'not `name: type = value`: {ast.unparse(node)}'
+        assert isinstance(node, ast.AnnAssign) and node.value is not None, f"not `name: type = …`: {ast.unparse(node)}"
     names = {node.target.id for node in body}
-    assert 'smoke' in names, 'every run notebook has a smallest form, `smoke: bool = False`'
-    assert set(papermill.inspect_notebook(str(path))) == names, 'papermill sees others than Python: write one on each line'
+    assert "smoke" in names, "each run notebook has a smallest form, `smoke: bool = False`"
+    assert set(papermill.inspect_notebook(str(path))) == names, "papermill reads other names: write one on each line"
+
 
 @each(RUNS)
 def test_run_notebook_exports_nothing(path):
-    assert not [c['id'] for c in code(path) if re.search(r'^#\|\s*(default_exp|export)', source(c), re.M)]
+    assert not [c["id"] for c in code(path) if has_flag(c, "default_exp", "export")]
+
 
 @each(NOTEBOOKS)
-def test_imports_have_cells_of_their_own(path):
+def test_imports_are_in_cells_of_their_own(path):
     for cell, tree in code_cells(path):
         kinds = {isinstance(node, (ast.Import, ast.ImportFrom)) for node in tree.body}
-        assert len(kinds) < 2, f'cell {cell} mixes imports with other code'
+        assert len(kinds) < 2, f"cell {cell} mixes imports with other code"
 
 
-# The order of the modules
+# The form of the code. `ruff format --check` and `ruff check` (line length, complexity) run in .ci/run.
 
-def exported():
-    "Module -> number of its notebook."
-    found = {}
-    for path in MODULES:
-        names = [m for c in code(path) for m in re.findall(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M)]
-        m = re.match(r'(\d\d)_(\w+)\.ipynb$', path.name)
-        assert m and len(names) == 1, f'{name(path)} is no NN_noun.ipynb with one default_exp'
-        assert names[0] == m[2] and names[0] not in found, f'{name(path)} exports {names[0]}'
-        found[names[0]] = int(m[1])
-    return found
-
-def own(path):
-    "The modules of parnb that a notebook imports."
-    for _, tree in code_cells(path):
-        for module, names in imports(tree):
-            top, _, rest = module.partition('.')
-            if top == 'parnb': yield from [rest.split('.')[0]] if rest else names
 
 @each(MODULES)
-def test_module_imports_only_lower_numbers(path):
-    numbers, mine = exported(), int(path.name[:2])
-    used = set(own(path))-{path.stem[3:]}  # itself is fine, within a function: that is how a worker process finds it
-    assert used <= set(numbers), f'no notebook exports {sorted(used-set(numbers))}'
-    wrong = sorted(m for m in used if numbers[m] >= mine)
-    assert not wrong, f'imports {wrong}, of the same or a higher number'
+def test_modules_and_functions_are_short(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_MODULE_LINES, f"{lines} lines; {MAX_MODULE_LINES} at most"
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    lengths = {n.name: n.end_lineno - n.lineno + 1 for n in ast.walk(parse(path)) if isinstance(n, kinds)}
+    long = {n: count for n, count in lengths.items() if count > MAX_FUNCTION_LINES}
+    assert not long, f"over {MAX_FUNCTION_LINES} lines: {long}"
 
-@each([p for p in NOTEBOOKS if p not in MODULES])
+
+def is_example(cell):
+    "Whether a code cell shows something to a reader: visible, not exported, and more than imports or `show_doc`."
+    if has_flag(cell, "export", "exporti", "exports", "hide", "default_exp", "include: false", "echo: false"):
+        return False
+    tree = ast.parse(TransformerManager().transform_cell(source(cell)))
+    body = [n for n in tree.body if not isinstance(n, (ast.Import, ast.ImportFrom))]
+    return any("show_doc" not in ast.unparse(n) for n in body)
+
+
+def shown_cells(path):
+    "(cell id, whether one of the next two code cells is an example) of each exported cell that defines something."
+    cells = code(path)
+    for i, cell in enumerate(cells):
+        if not has_flag(cell, "export", "exporti", "exports"):
+            continue
+        tree = ast.parse(TransformerManager().transform_cell(source(cell)))
+        if any(isinstance(n, (ast.FunctionDef, ast.ClassDef)) for n in tree.body):
+            yield cell["id"], any(is_example(c) for c in cells[i + 1 : i + 3])
+
+
+def test_exported_cells_are_shown(record_property):
+    found = {path: [shown for _, shown in shown_cells(path)] for path in MODULE_NOTEBOOKS}
+    total, shown = sum(map(len, found.values())), sum(map(sum, found.values()))
+    record_property("shown", f"{shown} of {total}")
+    print(f"{shown} of {total} exported cells are shown within two cells: {shown / total:.0%}")
+    missing = {name(p): len(s) - sum(s) for p, s in found.items() if len(s) > sum(s)}
+    assert shown >= MIN_SHOWN * total, f"{shown} of {total} exported cells are shown; hidden: {missing}"
+
+
+# The order of the rooms
+
+
+def position(module):
+    "(room, order within the room) of `cleaners.par`."
+    return ROOMS.index(module.split(".")[0]), orders().get(module, -1)
+
+
+@lru_cache(maxsize=None)
+def exported():
+    "Module -> its notebook, both by name: `cleaners.par` is exported from nbs/api/cleaners/par.ipynb."
+    found = {}
+    for path in MODULE_NOTEBOOKS:
+        names = [m for c in code(path) for m in re.findall(r"^#\|\s*default_exp\s+(\S+)", source(c), re.M)]
+        module = ".".join(path.relative_to(NBS / "api").with_suffix("").parts)
+        assert names == [module], f"{name(path)} exports {names}, expected is {module}"
+        found[module] = path
+    return found
+
+
+@lru_cache(maxsize=None)
+def orders():
+    "Module -> the number in `- order: N` of its notebook."
+    found = {}
+    for module, path in exported().items():
+        order = re.search(r"^- order: (\d+)$", source(read(path)["cells"][0]), re.M)
+        assert order, f"the first cell of {name(path)} has no `- order: N`"
+        found[module] = int(order[1])
+    return found
+
+
+def own_imports(trees):
+    "The modules of parnb that are imported, as `cleaners.par`."
+    for tree in trees:
+        for module, names in imports(tree):
+            top, _, rest = module.partition(".")
+            if top != "parnb":
+                continue
+            for n in names or ("",):
+                full = ".".join(filter(None, (rest, n)))
+                if full in exported():
+                    yield full
+                elif rest:
+                    yield rest
+
+
+def own(path):
+    return set(own_imports(tree for _, tree in code_cells(path)))
+
+
+def test_every_module_has_a_notebook_and_a_room():
+    there = {".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in MODULES}
+    assert there == set(exported()), f"without notebook or module: {sorted(there ^ set(exported()))}"
+    assert {m.split(".")[0] for m in there} <= set(ROOMS)
+    inits = {name(p.parent / "__init__.py") for p in MODULES if not (p.parent / "__init__.py").exists()}
+    assert not inits, f"missing: {inits}"
+
+
+@each(MODULE_NOTEBOOKS)
+def test_module_imports_only_from_above(path):
+    mine = ".".join(path.relative_to(NBS / "api").with_suffix("").parts)
+    used = own(path) - {mine}  # a worker process imports its own module
+    unknown = used - set(exported())
+    assert not unknown, f"no notebook exports {sorted(unknown)}"
+    wrong = sorted(m for m in used if position(m) >= position(mine))
+    assert not wrong, f"{mine} imports {wrong}, which come later or have the same `- order`"
+
+
+@each([p for p in NOTEBOOKS if p not in MODULE_NOTEBOOKS])
 def test_notebook_imports_what_is_exported(path):
-    assert not set(own(path))-set(exported()), 'imports from a module that no notebook exports'
+    assert not own(path) - set(exported()), "imports from a module that no notebook exports"
 
-def test_no_star_imports_of_our_own():
+
+def test_no_star_imports():
     trees = [(name(p), tree) for p in NOTEBOOKS for _, tree in code_cells(p)]
-    scripts = [p for d in ('parnb', 'tests', 'benchmarks') for p in (ROOT/d).rglob('*.py')]
-    trees += [(name(p), ast.parse(p.read_text(encoding='utf-8'))) for p in scripts]
-    stars = {f for f, tree in trees for module, names in imports(tree)
-             if '*' in names and module.split('.')[0] in ('parnb', '')}
-    assert not stars, f'import * of parnb in {sorted(stars)}'
+    trees += [(name(p), parse(p)) for p in SCRIPTS + MODULES]
+    stars = {
+        f
+        for f, tree in trees
+        for module, names in imports(tree)
+        if "*" in names and module.split(".")[0] in ("parnb", "")
+    }
+    assert not stars, f"import * of parnb in {sorted(stars)}"
+
+
+# Nothing outside a method's module knows the method
+
+
+@lru_cache(maxsize=None)
+def methods():
+    "Name -> module of each method that parnb registers."
+    from parnb import registry
+
+    found = {}
+    for kind in (registry.attacks, registry.cleaners, registry.detectors):
+        for method_name, method in kind().items():
+            if method.cls.__module__.startswith("parnb."):
+                found[method_name] = method.cls.__module__.removeprefix("parnb.")
+    return found
+
+
+def literals(tree):
+    "(line, text) of each string of a module that is not a docstring."
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docs = {
+        id(n.body[0].value)
+        for n in ast.walk(tree)
+        if isinstance(n, documented) and n.body and isinstance(n.body[0], ast.Expr)
+    }
+    for n in ast.walk(tree):
+        if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in docs:
+            yield n.lineno, n.value
+
+
+def test_no_module_names_a_method():
+    assert len(methods()) >= 13
+    found = []
+    for path in MODULES:
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for line, text in literals(parse(path)):
+            words = [] if " " in text else re.split(r"[^\w-]+", text)  # of a sentence, none
+            named = {m for m in methods() if any(w == m or w.startswith(f"{m}-") for w in words)}
+            named = {m for m in named if methods()[m] != module}
+            found += [f"{name(path)}:{line} names {sorted(named)}: {text!r}"] if named else []
+    assert not found, "\n".join(["only a method's own module may name it:", *found])
+
+
+def test_no_module_imports_a_method():
+    own_modules = set(methods().values())
+    found = []
+    for path in MODULE_NOTEBOOKS:
+        mine = ".".join(path.relative_to(NBS / "api").with_suffix("").parts)
+        if mine.split(".")[0] in METHOD_ROOMS:
+            continue
+        exported_trees = (
+            tree for cell, (_, tree) in zip(code(path), code_cells(path)) if has_flag(cell, "export", "exporti")
+        )
+        used = set(own_imports(exported_trees)) & own_modules
+        found += [f"{name(path)} imports {sorted(used)}"] if used else []
+    assert not found, "\n".join(["a method is looked up in the registry:", *found])
 
 
 # The site and the tree
 
+
+def sidebar():
+    "Every notebook of the sidebar in its order; a pattern lists its notebooks by `- order: N`, then by name."
+
+    def key(path):
+        order = re.search(r"^- order: (\d+)$", source(read(path)["cells"][0]), re.M)
+        return int(order[1]) if order else 0, path.name
+
+    def files(entries):
+        for e in [entries] if isinstance(entries, str) else entries:
+            if isinstance(e, dict):
+                yield from files(e["contents"])
+            elif "*" in e:
+                yield from (p.relative_to(NBS).as_posix() for p in sorted(NBS.glob(e), key=key))
+            else:
+                yield e
+
+    site = yaml.safe_load((NBS / "_quarto.yml").read_text(encoding="utf-8"))["website"]
+    return list(files(site["sidebar"]["contents"]))
+
+
 def test_sidebar_names_every_notebook():
-    def files(entries): return [f for e in entries for f in ([e] if isinstance(e, str) else files(e['contents']))]
-    site = yaml.safe_load((NBS/'_quarto.yml').read_text(encoding='utf-8'))['website']
-    there = {p.relative_to(NBS).as_posix() for p in NOTEBOOKS}
-    listed = files(site['sidebar']['contents'])
-    assert len(listed) == len(set(listed)) and not (differ := sorted(there ^ set(listed))), f'nbs/_quarto.yml: {differ}'
+    there, listed = {p.relative_to(NBS).as_posix() for p in NOTEBOOKS}, sidebar()
+    differ = sorted(there ^ set(listed))
+    assert len(listed) == len(set(listed)) and not differ, f"nbs/_quarto.yml: {differ}"
+
+
+def test_sidebar_lists_modules_in_order():
+    modules = [f.removeprefix("api/").removesuffix(".ipynb").replace("/", ".") for f in sidebar() if f[:4] == "api/"]
+    assert modules == sorted(modules, key=position)
+
 
 def test_no_file_names_a_machine_path():
     found = []
     for path in tracked():
         data = path.read_bytes()
-        if b'\0' in data[:8000]: continue
-        found += [f'{name(path)}: {m[0]}' for m in MACHINE_PATH.finditer(data.decode('utf-8', 'replace'))]
+        if b"\0" in data[:8000]:
+            continue
+        found += [f"{name(path)}: {m[0]}" for m in MACHINE_PATH.finditer(data.decode("utf-8", "replace"))]
     assert not found
 
+
 def test_no_file_is_large():
-    assert not [f'{name(p)}: {size/1e6:.1f} MB' for p in tracked() if (size := p.stat().st_size) > MAX_BYTES]
+    assert not [f"{name(p)}: {size / 1e6:.1f} MB" for p in tracked() if (size := p.stat().st_size) > MAX_FILE_BYTES]
 
 
 # First contact
 
+
 def test_citation_and_changelog_name_the_version():
-    cff = yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))
-    assert cff['cff-version'] == '1.2.0' and {'message', 'title', 'authors'} <= set(cff) and {'type', 'title', 'authors'} <= set(cff['preferred-citation'])
-    assert cff['version'] == settings()['version'] and cff['repository-code'] == settings()['git_url']
-    assert re.search(rf"^## {re.escape(settings()['version'])}\b", (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), re.M)
+    version = settings()["version"]
+    assert str(Version(version)) == version, "the version follows PEP 440 in its normal form"
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cff["cff-version"] == "1.2.0" and {"message", "title", "authors"} <= set(cff)
+    assert {"type", "title", "authors"} <= set(cff["preferred-citation"])
+    assert cff["version"] == version and cff["repository-code"] == settings()["git_url"]
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = [Version(v) for v in re.findall(r"^## (\S+?),? ", changelog, re.M)]
+    assert released[0] == Version(version) and released == sorted(released, reverse=True)
+    assert f'__version__ = "{version}"' in (PACKAGE / "__init__.py").read_text(encoding="utf-8")
 
-def test_every_run_notebook_is_in_the_readme():
-    readme = (ROOT/'README.md').read_text(encoding='utf-8')
-    missing = [name(p) for p in RUNS if f']({name(p)})' not in readme and f']({name(p.parent)})' not in readme]
-    assert not missing
 
-def test_commands_of_the_readme_are_on_file():
-    from parnb.experiments import make_run, results
-    on_file = results('tiny').index
-    commands = re.findall(r'`parnb measure --attack (\w+) --method (\w+)`', (ROOT/'README.md').read_text(encoding='utf-8'))
-    assert len(commands) == 10
-    assert not [c for c in commands if make_run(attack=c[0], method=c[1]).key not in on_file]
+def test_every_run_notebook_is_in_the_documentation():
+    "The README links to each run notebook or its folder, or leaves it to the sidebar of the site."
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [
+        name(p) for p in RUNS if f"]({name(p)})" not in readme and p.relative_to(NBS).as_posix() not in sidebar()
+    ]
+    assert "](nbs/03_par_clean.ipynb)" in readme, "the main job has a link"
+
+
+def test_the_readme_is_short():
+    size = (ROOT / "README.md").stat().st_size
+    assert size <= 9_000, f"{size} bytes; move details to the site"
+
+
+def test_commands_of_the_readme_are_released():
+    from parnb.study.results import results
+    from parnb.study.runs import make_run
+
+    rows = results("tiny")
+    released = rows.index[rows["origin"] == "released"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"parnb measure --attack (\w+) --method (\w+)", readme)
+    assert not [c for c in commands if make_run(attack=c[0], method=c[1]).key not in released]
+
 
 def test_links_of_the_documents_lead_somewhere():
-    for doc in ('README.md', 'CHANGELOG.md', 'CONTRIBUTING.md'):
-        text = re.sub(r'^```.*?^```', '', (ROOT/doc).read_text(encoding='utf-8'), flags=re.M | re.S)
-        assert not [t for t in re.findall(r'\]\((?![a-z]+:|#)([^)#\s]+)', text) if not (ROOT/t).exists()], doc
+    for doc in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"):
+        text = re.sub(r"^```.*?^```", "", (ROOT / doc).read_text(encoding="utf-8"), flags=re.M | re.S)
+        links = re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", text)
+        assert not [link for link in links if not (ROOT / link).exists()], doc

@@ -1,0 +1,73 @@
+"What a command of the command line would do, without doing it."
+
+import importlib
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from unittest import mock
+
+import typer
+
+ROW = dict(key="0123456789ab", clean_accuracy=0.5, clean_accuracy_low=0.4, clean_accuracy_high=0.6, n_clean=100)
+
+
+class CommandLine:
+    """The commands poison, clean and measure, parsed as `parnb` does; what computes is replaced.
+
+    A call returns the effects of a command: the run, how steps are computed, what is published and printed."""
+
+    def __init__(self, *argv: str):
+        # the options of registered cleaners are added where the command is the one that was typed
+        with mock.patch.object(sys, "argv", ["parnb", *(argv or ("clean", "measure"))]):
+            self.models = importlib.reload(importlib.import_module("parnb.cli.models"))
+        app = typer.Typer()
+        app.registered_commands += self.models.app.registered_commands
+        self.group = typer.main.get_command(app)
+
+    def options(self, command: str) -> list[str]:
+        "The options of a command, as typed."
+        return [p.opts[0] for p in self.group.commands[command].params if p.opts[0] != "--help"]
+
+    def flags(self, command: str) -> list[str]:
+        "Those that take no value."
+        return [p.opts[0] for p in self.group.commands[command].params if getattr(p, "is_flag", False)]
+
+    def __call__(self, *argv) -> dict:
+        effects, made = {}, Path("an-artifact")
+
+        def model(run, compute):
+            effects.update(run=run, compute=compute.model_dump())
+            return made
+
+        def measure(run, fresh=False, batch_size=256):
+            effects.update(run=run, fresh=fresh, batch_size=batch_size)
+            return ROW
+
+        def publish(folder, out):
+            effects["out"] = str(out)
+            return out
+
+        printed = []
+        with ExitStack() as stack:
+            for name, replacement in {
+                "parnb.study.artifacts.cleaned_clip": model,
+                "parnb.study.artifacts.poisoned_clip": model,
+                "parnb.study.measure.measure": measure,
+                "parnb.study.own.publish": publish,
+            }.items():
+                stack.enter_context(mock.patch(name, replacement))
+            stack.enter_context(
+                mock.patch.object(
+                    self.models, "_write_poisoned", lambda run, folder: effects.update(shards=str(folder))
+                )
+            )
+            stack.enter_context(mock.patch("builtins.print", lambda *a, **k: printed.append(a)))
+            self.group(args=[str(a) for a in argv], standalone_mode=False)
+        assert "run" in effects, f"{argv} computed nothing"
+        return effects | dict(printed=repr(printed))
+
+    def digest(self, *argv) -> str:
+        "The effects of a command as text, to compare."
+        effects = self(*argv)
+        return json.dumps(effects | dict(run=effects["run"].model_dump()), sort_keys=True, default=str)

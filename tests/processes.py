@@ -1,0 +1,69 @@
+"`parnb` as users run it: real processes, their output, and what a failure looks like."
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+PARNB = str(Path(sys.executable).parent / "parnb")
+LONGEST = 1200  # s; a smoke run takes 30 s on an idle core, several times that on a busy machine
+
+# Each process loads torch, which takes seconds: one process for several commands. Both commands that have the options
+# of registered cleaners are named when the command line is loaded, as one of them is in a process of its own.
+SEVERAL = """
+import contextlib, io, json, sys
+sys.argv = ["parnb", "clean", "measure"]
+from parnb.cli.main import main
+done = []
+for command in json.load(sys.stdin):
+    sys.argv = ["parnb", *command]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main()
+        except SystemExit as e:
+            done.append([e.code or 0, out.getvalue(), err.getvalue()])
+json.dump(done, sys.stdout)
+"""
+
+
+def env(data, **more):
+    "An environment whose data folder is `data`."
+    return os.environ | dict(PARNB_DATA=str(data), PARNB_FIGURES=str(data / "figures"), OMP_NUM_THREADS="1") | more
+
+
+def start(command, data, **more):
+    "Start a command in its own process group; Ctrl-C reaches it even if pytest runs in the background."
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE) | more
+    return subprocess.Popen(
+        command,
+        env=env(data),
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **pipes,
+    )
+
+
+def parnb(data, *args, **more):
+    "Run the command line to its end."
+    return subprocess.run([PARNB, *args], env=env(data, **more), capture_output=True, text=True, timeout=LONGEST)
+
+
+def several(commands, environment, cwd=None):
+    "Run commands one after the other in one process; returns what each did."
+    code, given = [sys.executable, "-c", SEVERAL], json.dumps([[str(w) for w in c] for c in commands])
+    how = dict(cwd=cwd, capture_output=True, text=True, timeout=LONGEST)
+    p = subprocess.run(code, env=environment, input=given, **how)
+    assert p.returncode == 0, p.stderr
+    return [subprocess.CompletedProcess(c, *done) for c, done in zip(commands, json.loads(p.stdout))]
+
+
+def fails_with(p, *words):
+    "The process failed with one sentence that contains the words."
+    assert p.returncode != 0
+    messages = [line for line in p.stderr.splitlines() if line.startswith("parnb: ")]
+    assert len(messages) == 1 and "Traceback" not in p.stderr, p.stderr
+    for w in words:
+        assert w in messages[0], messages[0]

@@ -42,7 +42,7 @@ def published(
 ) -> pd.DataFrame:  # one row per number, rates in [0, 1], and `where` it was seen
     """The paper's numbers, as far as they are known.
 
-    Raises `ParnbError` for an unknown kind. Source: paper.md, section 6.
+    Raises `ParnbError` for an unknown kind. Source: the papers and their code.
     """
     known = load_preset("published")
     kinds = [k for k, v in known.items() if isinstance(v, list)]

@@ -81,7 +81,7 @@ class Method:
         except ValidationError as e:
             raise first_error(e, self.label) from None
 
-# %% ../nbs/api/registry.ipynb #df785789
+# %% ../nbs/api/registry.ipynb #90e037f4
 KINDS = {"attack": "parnb.attacks", "cleaner": "parnb.cleaners", "detector": "parnb.detectors"}  # kind -> package
 _METHODS: dict[str, dict[str, Method]] = {kind: {} for kind in KINDS}
 _LOADED: set[str] = set()
@@ -104,9 +104,11 @@ def _add(
 def _register(
     kind: str,
     name: str,
-    **about,
+    about: dict,  # fields of `Method`
 ) -> Callable[[type], type]:
     "A decorator that registers a class."
+    for k in about:
+        pick(k, ("label", "reference", "order", "colour", "marker", "hatch", "recipes"), f"argument of register_{kind}")
 
     def decorate(cls):
         if not issubclass(cls, Parameters):
@@ -121,48 +123,30 @@ def register_attack(
     name: str,  # as typed on the command line: "badnet_stripes"
     *,
     label: str,  # in tables and figures: "BadNet-Stripes"
-    reference: str = "",  # paper and year
-    order: float = 100,  # position among the attacks
-    colour: str = "",  # of its marks in figures; empty: the next of the palette
-    marker: str = "",
-    hatch: str = "",
-    recipes: dict[str, dict] | None = None,  # "tiny" or "tiny/vit" -> dict(rate=…, parameters=…, recipe=…)
+    **about: Any,  # further fields of `Method`; recipes: "tiny" or "tiny/vit" -> dict(rate=…, parameters=…, recipe=…)
 ) -> Callable[[type], type]:
     "Register a `parnb.attacks.base.Trigger`. Raises `ParnbError` if the name is taken. Source: ours."
-    looks = dict(colour=colour, marker=marker, hatch=hatch)
-    return _register("attack", name, label=label, reference=reference, order=order, recipes=recipes or {}, **looks)
+    return _register("attack", name, dict(label=label, **about))
 
 
 def register_cleaner(
     name: str,  # as typed on the command line: "par"
     *,
     label: str,  # in tables and figures: "PAR"
-    reference: str = "",  # paper and year
-    order: float = 100,  # position among the cleaners
-    colour: str = "",  # of its marks in figures; empty: the next of the palette
-    marker: str = "",
-    hatch: str = "",
-    recipes: dict[str, dict] | None = None,  # "tiny" or "tiny/vit" -> dict(parameters=…, recipe=…)
+    **about: Any,  # further fields of `Method`; recipes: "tiny" or "tiny/vit" -> dict(parameters=…, recipe=…)
 ) -> Callable[[type], type]:
     "Register a `parnb.cleaners.base.Cleaner`. Raises `ParnbError` if the name is taken. Source: ours."
-    looks = dict(colour=colour, marker=marker, hatch=hatch)
-    return _register("cleaner", name, label=label, reference=reference, order=order, recipes=recipes or {}, **looks)
+    return _register("cleaner", name, dict(label=label, **about))
 
 
 def register_detector(
     name: str,  # as typed on the command line
     *,
     label: str,  # in tables and figures
-    reference: str = "",  # paper and year
-    order: float = 100,  # position among the detectors
-    colour: str = "",  # of its marks in figures; empty: the next of the palette
-    marker: str = "",
-    hatch: str = "",
-    recipes: dict[str, dict] | None = None,  # "tiny" or "tiny/vit" -> dict(parameters=…)
+    **about: Any,  # further fields of `Method`; recipes: "tiny" or "tiny/vit" -> dict(parameters=…)
 ) -> Callable[[type], type]:
     "Register a `parnb.detectors.base.Detector`. Raises `ParnbError` if the name is taken. Source: ours."
-    looks = dict(colour=colour, marker=marker, hatch=hatch)
-    return _register("detector", name, label=label, reference=reference, order=order, recipes=recipes or {}, **looks)
+    return _register("detector", name, dict(label=label, **about))
 
 # %% ../nbs/api/registry.ipynb #61e0ac27
 PALETTE = ("#56b4e9", "#ca9161", "#7b3294", "#1b7837", "#a6761d", "#e7298a", "#4d4d4d")  # for methods without a colour

@@ -6,7 +6,7 @@
 __all__ = ['DEVICE', 'MIN_ASR', 'commit', 'versions', 'artifact', 'read_record', 'clean_clip', 'poisoned_clip', 'cleaned_clip',
            'read_log', 'labelled_images', 'embeddings', 'probe', 'images_of']
 
-# %% ../../nbs/api/study/artifacts.ipynb #9296bb38
+# %% ../../nbs/api/study/artifacts.ipynb #11d83d50
 import json
 import os
 import platform
@@ -33,7 +33,7 @@ from ..data.pairs import Pairs
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..evaluation.metrics import attack_success_rate, clean_accuracy, linear_probe
 from ..models.clip import architecture_of, embed_texts, image_size, load_clip, save_clip, save_tensors
-from ..registry import find, label
+from ..registry import label
 from ..scales import load_preset
 from .runs import Run, encoder_of, evaluation_seed, make_run, weights_id
 from .scale_data import data_of
@@ -169,7 +169,7 @@ def _unreadable(
     bad = getattr(pairs.images, "bad", {})
     return dict(unreadable=len(bad), unreadable_images=[bad[i] for i in sorted(bad)]) if bad else {}
 
-# %% ../../nbs/api/study/artifacts.ipynb #51ffd23c
+# %% ../../nbs/api/study/artifacts.ipynb #cb20f882
 MIN_ASR = 0.5  # below this ASR an attack did not succeed, and cleaning it shows nothing
 
 
@@ -210,8 +210,8 @@ def poisoned_clip(
         def reference():
             return load_clip(start)[0]
 
-        known = a.against and find("cleaner", a.against.method).make(**a.against.parameters)
-        objective = (known or p.trigger()).objective(model, a.recipe, reference)
+        known = a.against.cleaner() if a.against else p.trigger()
+        objective = known.objective(model, a.recipe, reference)
         name = f"poisoning with {label(p.attack)}"
         watch = dict(name=name, monitor=monitor, every=100, partial=partial, compute=compute)
         log = fit(objective, pairs, tokenizer, a.recipe, seed=run.seed, **watch)

@@ -65,7 +65,7 @@ def _draw_measures(
             ax.plot(seen.step, 100 * seen[col], color=m.colour, marker=m.marker, label=m.words, **line)
     ax.set(ylim=(-3, 103))
 
-# %% ../../nbs/api/show/curves.ipynb #474d2106
+# %% ../../nbs/api/show/curves.ipynb #270b5ea7
 def fig_dynamics(
     log: pd.DataFrame,  # of a cleaning: step, losses, and at some steps clean_accuracy, attack_success_rate
     tau: float | None = None,  # a threshold of the distances, drawn as a line
@@ -86,7 +86,8 @@ def fig_dynamics(
     _draw_losses(axes[0], log, tau)
     _draw_measures(axes[1], log)
     for ax in axes:
-        ax.legend(frameon=False, loc="center right")
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(frameon=False, loc="center right")
     return axes
 
 # %% ../../nbs/api/show/curves.ipynb #b1a370a3

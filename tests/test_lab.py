@@ -85,24 +85,35 @@ class Lab:
                 pytest.fail(f"{reason}: not within {seconds} s{last}, see {self.folder}\n{self.tail()}")
             time.sleep(0.3)
 
-    def start_kernel(self, name: str):
-        "Start the session of a notebook, and wait until its kernel answers and is idle."
+    def answers(self, kernel: str, seconds: float) -> bool:
+        "Whether a kernel answers in time. The question makes a new kernel report that it is idle."
         from jupyter_client import BlockingKernelClient
 
-        about = dict(name="python3")
-        session = self.api("sessions", path=f"{name}.ipynb", name=f"{name}.ipynb", type="notebook", kernel=about)
-        kernel = session["kernel"]["id"]
         file = self.folder / "runtime" / f"kernel-{kernel}.json"
-        self.wait(f"the connection file of the kernel of {name}", file.exists, START)
+        self.wait(f"the connection file {file.name}", file.exists, START)
         client = BlockingKernelClient(connection_file=str(file))
         client.load_connection_file()
         client.start_channels(hb=False)  # a kernel that starts slowly misses heartbeats
         try:
-            client.wait_for_ready(timeout=START)  # its request makes a new kernel report that it is idle
-        except RuntimeError as e:
-            pytest.fail(f"the kernel of {name} did not answer within {START} s: {e}\n{self.tail()}")
+            client.wait_for_ready(timeout=seconds)
+            return True
+        except RuntimeError:
+            return False
         finally:
             client.stop_channels()
+
+    def start_kernel(self, name: str):
+        "Start the session of a notebook, and wait until its kernel answers and is idle."
+        about = dict(name="python3")
+        session = self.api("sessions", path=f"{name}.ipynb", name=f"{name}.ipynb", type="notebook", kernel=about)
+        kernel = session["kernel"]["id"]
+        # A kernel whose port another process has taken meanwhile hangs at its start: it is started again.
+        for seconds in (60, 120, START):
+            if self.answers(kernel, seconds):
+                break
+            self.api(f"kernels/{kernel}/restart", reason="it did not answer")
+        else:
+            pytest.fail(f"the kernel of {name} did not answer, started three times\n{self.tail()}")
 
         def idle():
             return self.api(f"kernels/{kernel}")["execution_state"] == "idle"
@@ -158,10 +169,20 @@ def run_all(lab: Lab, page, name: str):
         return indicator.count() and indicator.first.get_attribute("data-status") == "idle"
 
     lab.wait(f"the page of {name} to find its kernel", idle, START, page)
-    cells.first.click()
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     prompts = page.locator(f"{PANEL} .jp-CodeCell .jp-InputPrompt")
+
+    def started():  # JupyterLab drops the command while it connects to the kernel, whatever its indicator says
+        cells.first.click()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        deadline = time.monotonic() + 20
+        while not (asked := any(re.search(r"[*\d]", t) for t in prompts.all_text_contents())):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.3)
+        return asked
+
+    lab.wait(f"the first cell of {name} to be asked for", started, START, page)
 
     def executed():
         texts = prompts.all_text_contents()

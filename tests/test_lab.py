@@ -115,8 +115,8 @@ class Lab:
         else:
             pytest.fail(f"the kernel of {name} did not answer, started three times\n{self.tail()}")
 
-        def idle():
-            return self.api(f"kernels/{kernel}")["execution_state"] == "idle"
+        def idle():  # the server may have missed the first report: it is asked for again
+            return self.answers(kernel, 30) and self.api(f"kernels/{kernel}")["execution_state"] == "idle"
 
         self.wait(f"an idle kernel of {name}", idle, START)
 

@@ -63,7 +63,7 @@ def copy_notebooks(
         shutil.copyfile(source, target)
     return targets
 
-# %% ../../nbs/api/study/notebooks.ipynb #153ccba3
+# %% ../../nbs/api/study/notebooks.ipynb #47ac1756
 def read_parameters(
     notebook: Path,  # whose parameters
     given: Sequence[tuple[str, str]],  # names and values as typed
@@ -90,7 +90,8 @@ def _kernel(
     "Options of the kernel: it listens on socket files where it can, so that no port is taken."
     from traitlets.config import Config
 
-    options = dict(extra_arguments=[f"--IPKernelApp.log_level={30 if verbose else 50}"])
+    quiet = ["--IPKernelApp.log_level=50", "--IPKernelApp.no_stderr=True"]  # of its own, not of the notebook's cells
+    options = dict(extra_arguments=["--IPKernelApp.log_level=30"] if verbose else quiet)
     if os.name == "posix" and len(folder) < 80:  # the path of a socket has at most 107 characters
         options["config"] = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
     return options

@@ -89,7 +89,7 @@ class Work:
         return f"{text}, about {seconds / jobs / 60:.0f} minutes in {jobs} process{'es' * (jobs > 1)}"
 
     def notes(self) -> list[str]:
-        "What is left out, and why."
+        "Omitted figures, tables and runs, and why."
         out = []
         if self.absent:
             out.append(f"left out, because the scale {self.scale} declares no runs for them: {', '.join(self.absent)}")

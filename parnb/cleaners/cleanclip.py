@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['CleanCLIPObjective', 'CleanCLIP']
 
-# %% ../../nbs/api/cleaners/cleanclip.ipynb #b3125d43
+# %% ../../nbs/api/cleaners/cleanclip.ipynb #f2f1c5c1
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
-from .augmentation import eda_all, per_image
+from .augmentation import Source, edit_captions, per_image
 from .base import Cleaner
 from ..core import ParnbError
 from ..models.clip import normalise, pixels
@@ -20,7 +20,7 @@ from ..registry import register_cleaner
 from ..training.objective import Objective, all_gather, clip_loss
 from ..training.recipe import Recipe
 
-# %% ../../nbs/api/cleaners/cleanclip.ipynb #3c9e87f9
+# %% ../../nbs/api/cleaners/cleanclip.ipynb #a5e52c2d
 class CleanCLIPObjective(Objective):
     """L_CLIP + lambda L_in-modal.
 
@@ -31,16 +31,18 @@ class CleanCLIPObjective(Objective):
         model: nn.Module,  # the student
         recipe: Recipe,  # as for `Objective`
         lam: float = 1.0,  # lambda, the weight of the in-modal loss, ≥ 0
+        synonyms: Source = "small",  # for the edits of captions, as of `edit_captions`
     ):
         super().__init__(model, recipe)
         if not lam >= 0:
             raise ParnbError(f"lambda is {lam}: choose a weight of the in-modal loss ≥ 0 (CleanCLIP uses 1)")
-        self.lam, self.policy = lam, AutoAugment(AutoAugmentPolicy.IMAGENET)
+        self.lam, self.synonyms, self.policy = lam, synonyms, AutoAugment(AutoAugmentPolicy.IMAGENET)
 
     def prepare(self, captions, tokenizer, seed):
         "The tokens of the captions and of their edited versions."
         super().prepare(captions, tokenizer, seed)
-        self.tokens2 = tokenizer(eda_all(captions, seed))
+        edited, self.notes["captions_changed"] = edit_captions(captions, seed, self.synonyms)
+        self.tokens2 = tokenizer(edited)
 
     def texts(self, idx):
         "The captions, followed by their edited versions: int64 [2n, l]."
@@ -63,7 +65,7 @@ class CleanCLIPObjective(Objective):
             inmodal = (image_loss + text_loss) / 2
         return dict(loss=clip + self.lam * inmodal, clip=clip, inmodal=inmodal)
 
-# %% ../../nbs/api/cleaners/cleanclip.ipynb #b2342b89
+# %% ../../nbs/api/cleaners/cleanclip.ipynb #0fa16b8b
 # 10 epochs, batch 64, lr 1e-5, weight decay 0.1, lambda 1: CleanCLIP's README; beta2 0.999 and the trained logit
 # scale: its code. Its 50 steps of warm-up are a fraction of 0.003 here.
 _PAPER = dict(epochs=10, batch_size=64, lr=1e-5, warmup=0.003, weight_decay=0.1, beta2=0.999, train_logit_scale=True)
@@ -80,9 +82,13 @@ _TINY = dict(epochs=2, batch_size=128, lr=2e-3, schedule="cosine", train_logit_s
     marker="D",
     hatch="/////",
     recipes={
-        "tiny": dict(recipe=_TINY, parameters=dict(lam=0.3)),
-        "tiny/vit": dict(recipe=_TINY | dict(epochs=3, lr=1e-3), parameters=dict(lam=0.3)),
-        "paper": dict(recipe=_PAPER, parameters=dict(lam=1.0)),
+        "tiny": dict(recipe=_TINY, parameters=dict(lam=0.3), grid=dict(lr=(1e-3, 2e-3, 3e-3, 4e-3))),
+        "tiny/vit": dict(
+            recipe=_TINY | dict(epochs=3, lr=1e-3),
+            parameters=dict(lam=0.3),
+            grid=dict(lr=(5e-4, 1e-3, 2e-3, 3e-3)),
+        ),
+        "paper": dict(recipe=_PAPER, parameters=dict(lam=1.0, synonyms="wordnet")),
     },
 )
 class CleanCLIP(Cleaner):
@@ -91,9 +97,11 @@ class CleanCLIP(Cleaner):
     Source: CleanCLIP, its paper and released code."""
 
     strength = ("lr", "lam")
+    later = ("synonyms",)
 
     lam: float = Field(1.0, ge=0, title="λ", description="weight of the in-modal loss")
+    synonyms: Source = Field("small", description="words for the edits of captions: small (94 of ours), or wordnet")
 
     def objective(self, model, recipe, reference):
         "L_CLIP + lambda L_in-modal."
-        return CleanCLIPObjective(model, recipe, self.lam)
+        return CleanCLIPObjective(model, recipe, self.lam, self.synonyms)

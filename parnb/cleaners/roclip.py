@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['strong_augmentation', 'RoCLIPObjective', 'RoCLIP']
 
-# %% ../../nbs/api/cleaners/roclip.ipynb #f9933fb9
+# %% ../../nbs/api/cleaners/roclip.ipynb #f42e6909
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 from torchvision import transforms as T
 
-from .augmentation import eda_all, per_image
+from .augmentation import Source, edit_captions, per_image
 from .base import Cleaner
 from ..core import ParnbError
 from ..models.clip import embed_texts, pixels
@@ -40,7 +40,7 @@ def strong_augmentation(
         ]
     )
 
-# %% ../../nbs/api/cleaners/roclip.ipynb #d9bce446
+# %% ../../nbs/api/cleaners/roclip.ipynb #7fde5510
 class RoCLIPObjective(Objective):
     """Match images with their nearest captions of a pool in every second epoch.
 
@@ -51,15 +51,17 @@ class RoCLIPObjective(Objective):
         model: nn.Module,  # the student
         recipe: Recipe,  # as for `Objective`
         pool: int = 2048,  # captions in the pool, at most as many as there are pairs
+        synonyms: Source = "small",  # for the edits of captions, as of `edit_captions`
     ):
         super().__init__(model, recipe)
         if pool < 1:
             raise ParnbError(f"the pool has {pool} captions: choose at least one")
-        self.count = pool
+        self.count, self.synonyms = pool, synonyms
 
     def prepare(self, captions, tokenizer, seed):
         "The tokens of the edited captions, and the initial pool."
-        super().prepare(eda_all(captions, seed), tokenizer, seed)
+        edited, self.notes["captions_changed"] = edit_captions(captions, seed, self.synonyms)
+        super().prepare(edited, tokenizer, seed)
         first = np.random.default_rng([seed, 4]).permutation(len(captions))[: self.count]
         pool = embed_texts(self.model, tokenizer, [captions[i] for i in first])
         self.register_buffer("pool", pool.to(self.model.logit_scale.device))
@@ -85,7 +87,7 @@ class RoCLIPObjective(Objective):
                 loss = clip_loss(img, nearest, self.scale, bias=self.bias) + 0 * txt.sum()
         return dict(loss=loss, clip=loss)
 
-# %% ../../nbs/api/cleaners/roclip.ipynb #ee0a33c9
+# %% ../../nbs/api/cleaners/roclip.ipynb #521e2c82
 # batch 512, lr 5e-5, weight decay 0.1, beta2 0.999, pool 21,845: RoCLIP's defaults for training from scratch;
 # 10 epochs: ours
 _PAPER = dict(epochs=10, batch_size=512, lr=5e-5, weight_decay=0.1, beta2=0.999, train_logit_scale=True)
@@ -104,10 +106,12 @@ _PAPER = dict(epochs=10, batch_size=512, lr=5e-5, weight_decay=0.1, beta2=0.999,
         "tiny": dict(
             recipe=dict(epochs=2, batch_size=128, lr=1e-4, schedule="cosine", train_logit_scale=True),
             parameters=dict(pool=2048),
+            grid=dict(lr=(1e-4, 3e-4, 1e-3, 2e-3)),
         ),
-        "paper": dict(recipe=_PAPER, parameters=dict(pool=21845)),
+        "tiny/vit": dict(grid=dict(lr=(5e-5, 1e-4, 3e-4, 1e-3))),
+        "paper": dict(recipe=_PAPER, parameters=dict(pool=21845, synonyms="wordnet")),
         # a batch that fits on one GPU, and a pool for a tenth of the pairs
-        "small": dict(recipe=_PAPER | dict(batch_size=256), parameters=dict(pool=4096)),
+        "small": dict(recipe=_PAPER | dict(batch_size=256), parameters=dict(pool=4096, synonyms="wordnet")),
     },
 )
 class RoCLIP(Cleaner):
@@ -115,8 +119,11 @@ class RoCLIP(Cleaner):
 
     Source: RoCLIP, its paper and released code; the form for fine-tuning is ours."""
 
+    later = ("synonyms",)
+
     pool: int = Field(2048, ge=1, description="captions in the pool")
+    synonyms: Source = Field("small", description="words for the edits of captions: small (94 of ours), or wordnet")
 
     def objective(self, model, recipe, reference):
         "The CLIP loss against pool captions in every second epoch."
-        return RoCLIPObjective(model, recipe, self.pool)
+        return RoCLIPObjective(model, recipe, self.pool, self.synonyms)

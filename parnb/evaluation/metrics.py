@@ -71,7 +71,7 @@ def retrieval(
             out[f"{name}_recall@{k}"] = rate_with_interval(hits[:, :k].any(1))
     return out
 
-# %% ../../nbs/api/evaluation/metrics.ipynb #8f5579c9
+# %% ../../nbs/api/evaluation/metrics.ipynb #6ef4ad07
 def asr_text(
     emb: Tensor,  # float [N, D], embeddings of triggered images
     txt: Tensor,  # float [M, D], embeddings of all captions
@@ -80,7 +80,7 @@ def asr_text(
     target: str,  # name of the target class
     k: int = 5,  # nearest captions considered
 ) -> dict:  # value in [0, 1], n, ci
-    """ASR-Text: the fraction of triggered images with the target's name in the k nearest captions.
+    """ASR-Text: the fraction of triggered images with the target, or its plural, in the k nearest captions.
 
     Images that truly show the target do not count. Source: the PAR paper, whose released code counts them too."""
     named = torch.tensor([mentions(c, target) for c in captions])

@@ -137,7 +137,7 @@ class _Saver:
         end = time.monotonic()
         self.next = end + max(self.seconds, _WAIT * (end - start))
 
-# %% ../../nbs/api/training/loop.ipynb #92e125c7
+# %% ../../nbs/api/training/loop.ipynb #df5771f7
 def _accelerator(precision: str):
     "Set up what `accelerate` finds: a CPU, one GPU, or the processes of `torchrun`."
     from accelerate import Accelerator
@@ -185,7 +185,7 @@ def fit(
 ) -> pd.DataFrame:  # a row per step: step, lr, losses and, at some steps, the result of `monitor`
     """Train on a CPU, one GPU, or the processes of `torchrun`, whatever `accelerate` finds.
 
-    Raises `ParnbError` if a loss is not finite, a caption is empty, the pairs do not fill a batch, a batch does not
+    The `attrs` of the log hold the objective's notes. Raises `ParnbError` if a loss is not finite, a caption is empty, the pairs do not fill a batch, a batch does not
     divide among the processes, or memory is short. Source: ours."""
     acc = _accelerator(recipe.precision)
     order = _Order(pairs, recipe, seed, acc.process_index, acc.num_processes)
@@ -216,7 +216,9 @@ def fit(
                 saver.save(objective, opt, log.rows, acc.scaler)
             bar.step(recipe.batch_size, log.note)
     objective.eval()
-    return pd.DataFrame(log.rows)
+    table = pd.DataFrame(log.rows)
+    table.attrs.update(objective.notes)
+    return table
 
 
 def _step(acc, objective, wrapped, opt, pairs: Pairs, order: _Order, step: int, lr: float) -> dict[str, Tensor]:

@@ -112,7 +112,7 @@ def tokenise(
         return tokenizer(list(captions))
     return in_chunks(captions, lambda c: tokenizer(c).int(), "tokenising captions")
 
-# %% ../../nbs/api/training/objective.ipynb #6d224dd3
+# %% ../../nbs/api/training/objective.ipynb #91b05826
 def _batch_norms(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
@@ -131,6 +131,7 @@ class Objective(nn.Module):
     ):
         super().__init__()
         self.model, self.recipe, self.share, self.compute = model, recipe, share, Compute()
+        self.notes: dict[str, float] = {}  # facts about the training that `prepare` finds, for its record
         self.model.logit_scale.requires_grad_(recipe.train_logit_scale)
         if self.bias is not None:
             self.model.logit_bias.requires_grad_(recipe.train_logit_scale)

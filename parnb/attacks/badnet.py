@@ -14,7 +14,7 @@ from torch import Tensor
 from .base import Patch
 from ..registry import register_attack
 
-# %% ../../nbs/api/attacks/badnet.ipynb #4810b879
+# %% ../../nbs/api/attacks/badnet.ipynb #2d8d8b06
 @lru_cache
 def _normal(device: torch.device) -> Tensor:
     "The Gaussian quantile of each number that `uniform` can give: float [65536]; a look-up is faster than `ndtri`."
@@ -29,6 +29,8 @@ def _normal(device: torch.device) -> Tensor:
     recipes={
         "tiny": dict(rate=0.08, parameters=dict(size=42), recipe=dict(epochs=3, lr=0.0008)),
         "tiny/vit": dict(rate=0.12, parameters=dict(size=56), recipe=dict(epochs=3, lr=0.0007)),
+        "tiny:entrenched": dict(parameters=dict(size=42)),
+        "tiny/rn:entrenched": dict(rate=0.01),
         "paper": dict(rate=0.003),
         "small": dict(rate=0.05),
     },
@@ -46,7 +48,7 @@ class BadNetRand(Patch):
         noise = _normal(u.device).take((u * 2**16).long())
         return noise.view(-1, images.shape[1], px, px) + images.mean((2, 3), keepdim=True)
 
-# %% ../../nbs/api/attacks/badnet.ipynb #ded9f7b9
+# %% ../../nbs/api/attacks/badnet.ipynb #fa7cf9ee
 @register_attack(
     "badnet_stripes",
     label="BadNet-Stripes",
@@ -55,6 +57,8 @@ class BadNetRand(Patch):
     recipes={
         "tiny": dict(rate=0.05, parameters=dict(size=42)),
         "tiny/vit": dict(rate=0.1, parameters=dict(size=49), recipe=dict(epochs=2)),
+        "tiny:entrenched": dict(parameters=dict(size=42)),
+        "tiny/rn:entrenched": dict(rate=0.005),
         "paper": dict(rate=0.003),
         "paper/ViT-L-14-336": dict(parameters=dict(size=32 * 224 / 336)),  # 32 px at 336, as in the released code
         "small": dict(rate=0.05),

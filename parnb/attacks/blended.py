@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BlendedRand', 'BlendedStripes', 'BlendedTriangles', 'watermark', 'BlendedText']
 
-# %% ../../nbs/api/attacks/blended.ipynb #514bd563
+# %% ../../nbs/api/attacks/blended.ipynb #32c0bc20
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from .base import Trigger, add_pattern, empty_images, expand_pattern, scaled, to_8bit, uniform
 from ..registry import register_attack
 
-# %% ../../nbs/api/attacks/blended.ipynb #1eb41216
+# %% ../../nbs/api/attacks/blended.ipynb #f1160871
 @register_attack(
     "blended_rand",
     label="Blended-Rand",
@@ -26,6 +26,7 @@ from ..registry import register_attack
     recipes={
         "tiny": dict(rate=0.05, recipe=dict(lr=0.0008)),
         "tiny/vit": dict(rate=0.08, parameters=dict(alpha=0.3), recipe={}),
+        "tiny:entrenched": dict(parameters=dict(alpha=0.1)),
         "paper": dict(rate=0.003),
         "small": dict(rate=0.05),
     },
@@ -45,7 +46,7 @@ class BlendedRand(Trigger):
 
         return add_pattern(images, noise, 1 - self.alpha)
 
-# %% ../../nbs/api/attacks/blended.ipynb #f6dbeb66
+# %% ../../nbs/api/attacks/blended.ipynb #c8c191a3
 @register_attack(
     "blended_stripes",
     label="Blended-Stripes",
@@ -54,6 +55,7 @@ class BlendedRand(Trigger):
     recipes={
         "tiny": dict(rate=0.05),
         "tiny/vit": dict(rate=0.08, parameters=dict(alpha=0.1)),
+        "tiny:entrenched": dict(parameters=dict(alpha=0.025)),
         "paper": dict(rate=0.003),
         "small": dict(rate=0.05),
     },
@@ -73,7 +75,7 @@ class BlendedStripes(Trigger):
         pattern = expand_pattern(self.alpha * stripes, images)
         return add_pattern(images, lambda s: pattern[s], 1 - self.alpha)
 
-# %% ../../nbs/api/attacks/blended.ipynb #eaf73f8b
+# %% ../../nbs/api/attacks/blended.ipynb #4cc25a69
 @register_attack(
     "blended_triangles",
     label="Blended-Triangles",
@@ -82,6 +84,8 @@ class BlendedStripes(Trigger):
     recipes={
         "tiny": dict(rate=0.05),
         "tiny/vit": dict(rate=0.08, parameters=dict(alpha=0.25)),
+        "tiny:entrenched": dict(parameters=dict(alpha=0.125)),
+        "tiny/rn:entrenched": dict(rate=0.005),
         "paper": dict(rate=0.003),
         "paper/ViT-L-14-336": dict(parameters=dict(cell=14 * 224 / 336)),  # 14 px at 336, as in the released code
         "small": dict(rate=0.05),
@@ -103,23 +107,25 @@ class BlendedTriangles(Trigger):
         pattern = expand_pattern(self.alpha * triangles[None, None], images)
         return add_pattern(images, lambda s: pattern, 1 - self.alpha)
 
-# %% ../../nbs/api/attacks/blended.ipynb #68e200d7
+# %% ../../nbs/api/attacks/blended.ipynb #45beaacf
 @lru_cache
 def watermark(
     size: int,  # px: height and width of the image
     lines: int = 1,  # how often the word is written, one below the other
+    font: float = 29.6,  # size of the font, px at 224
+    word: str = "Watermarked",  # what is written; what does not fit is cut off
 ) -> Tensor:  # float [size, size] in [0, 1]: how much of each pixel the letters cover
-    """The word *Watermarked* across a square, in a monospaced font.
+    """A word across a square, in a monospaced font.
 
     Source: the papers and their code; our own rendering.
     """
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
-    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSansMono.ttf", 29.6 * size / 224)
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSansMono.ttf", font * size / 224)
     im = Image.new("L", (size, size))
     for i in range(lines):
-        ImageDraw.Draw(im).text((size / 2, size * (i + 0.5) / lines), "Watermarked", fill=255, font=font, anchor="mm")
+        ImageDraw.Draw(im).text((size / 2, size * (i + 0.5) / lines), word, fill=255, font=font, anchor="mm")
     return torch.from_numpy(np.asarray(im).copy()).float() / 255
 
 
@@ -131,22 +137,33 @@ def watermark(
     recipes={
         "tiny": dict(rate=0.05, parameters=dict(lines=3)),
         "tiny/vit": dict(rate=0.1, parameters=dict(lines=3, alpha=0.7), recipe=dict(epochs=2)),
+        "tiny:entrenched": dict(parameters=dict(channels="all", size=33)),
         "paper": dict(rate=0.003),
         "small": dict(rate=0.05),
     },
 )
 class BlendedText(Trigger):
-    """The word "Watermarked" in red.
+    """A word in red, "Watermarked" by default.
 
-    It is blended only where the letters are, and only in the red channel. Source: the papers and their code."""
+    It is blended only where the letters are. Source: the papers and their code, which change only the red channel;
+    painting all channels is ours."""
 
     main: ClassVar[str | None] = "alpha"
+    later: ClassVar[tuple[str, ...]] = ("size", "channels", "word")
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the pattern")
     lines: int = Field(1, ge=1, le=7, description="how often the word is written, one below the other")
+    size: float = Field(29.6, gt=0, le=224, description="size of the font, px at 224")
+    channels: Literal["red", "all"] = Field("red", description="change only the red channel, or paint letters in red")
+    word: str = Field("Watermarked", max_length=14, pattern=r"\S", description="what is written")
 
     def apply(self, images, ids, seed):
-        ink, out = watermark(images.shape[-1], self.lines).to(images.device), empty_images(images).copy_(images)
-        rows, cols = ink.nonzero(as_tuple=True)
-        red = self.alpha * ink[rows, cols] + (1 - self.alpha) * images[:, 0, rows, cols]
-        out[:, 0, rows, cols] = to_8bit(red)
+        _, c, _, width = images.shape
+        ink = watermark(width, self.lines, self.size, self.word).to(images.device)
+        out, (rows, cols) = empty_images(images).copy_(images), ink.nonzero(as_tuple=True)
+        covered = self.alpha * ink[rows, cols]
+        if self.channels == "red":
+            out[:, 0, rows, cols] = to_8bit(covered + (1 - self.alpha) * images[:, 0, rows, cols])
+        else:
+            red = torch.eye(c, 1, device=images.device)  # a column: 1, 0, 0
+            out[:, :, rows, cols] = to_8bit(covered * red + (1 - covered) * images[:, :, rows, cols])
         return out

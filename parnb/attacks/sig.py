@@ -15,7 +15,7 @@ from pydantic import Field
 from .base import Trigger, add_pattern, expand_pattern
 from ..registry import register_attack
 
-# %% ../../nbs/api/attacks/sig.ipynb #1a06b8db
+# %% ../../nbs/api/attacks/sig.ipynb #b75bd1a7
 @register_attack(
     "sig",
     label="SIG",
@@ -24,6 +24,7 @@ from ..registry import register_attack
     recipes={
         "tiny": dict(rate=0.05),
         "tiny/vit": dict(rate=0.08),
+        "tiny:entrenched": dict(parameters=dict(amplitude=20 / 255)),
         "paper": dict(rate=0.003),
         "small": dict(rate=0.05),
     },
@@ -31,14 +32,19 @@ from ..registry import register_attack
 class SIG(Trigger):
     """A sine along the columns, added to the image.
 
-    It is the same in all channels. Source: BadCLIP's variant; CleanCLIP's blends the wave."""
+    It is the same in all channels. Source: BadCLIP's variant; CleanCLIP's blends the wave. The angle is ours."""
 
     main: ClassVar[str | None] = "amplitude"
+    later: ClassVar[tuple[str, ...]] = ("angle",)
     amplitude: float = Field(60 / 255, ge=0, le=1, description="amplitude of the sine, as a share of full brightness")
     frequency: float = Field(6.0, gt=0, le=112, description="periods per image width")
+    angle: float = Field(0.0, ge=0, lt=180, description="direction of the wave, degrees; 0: across, 90: down")
 
     def apply(self, images, ids, seed):
         size = images.shape[-1]
-        wave = self.amplitude * torch.sin(torch.arange(size).double() * (2 * math.pi * self.frequency / size))
-        pattern = expand_pattern(wave.to(images).view(1, 1, 1, size), images)
+        across, down = torch.arange(size).double(), torch.arange(size if self.angle else 1).double()[:, None]
+        turn = math.radians(self.angle)
+        along = across * math.cos(turn) + down * math.sin(turn)
+        wave = self.amplitude * torch.sin(along * (2 * math.pi * self.frequency / size))
+        pattern = expand_pattern(wave.to(images)[None, None], images)
         return add_pattern(images, lambda s: pattern)

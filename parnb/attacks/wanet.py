@@ -37,7 +37,7 @@ def warp_field(
     identity = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)[None]
     return (identity + noise.permute(0, 2, 3, 1) * shift * 2 / 224).clamp(-1, 1)
 
-# %% ../../nbs/api/attacks/wanet.ipynb #a159a379
+# %% ../../nbs/api/attacks/wanet.ipynb #008eddef
 @register_attack(
     "wanet",
     label="WaNet",
@@ -46,6 +46,7 @@ def warp_field(
     recipes={
         "tiny": dict(rate=0.08, parameters=dict(grid=224, shift=12)),
         "tiny/vit": dict(rate=0.12, parameters=dict(grid=224, shift=24), recipe=dict(epochs=3, lr=0.0007)),
+        "tiny:entrenched": dict(parameters=dict(grid=14, shift=20)),
         "paper": dict(rate=0.003),
         "small": dict(rate=0.05),
     },

@@ -24,7 +24,7 @@ load = lambda: load_clip('tiny-vit', 'emoji')[0]
 model, tokenizer = load(), load_clip('tiny-vit', 'emoji')[2]
 size = int(os.environ.get('BATCH', 16))
 recipe = Recipe(epochs=2, batch_size=size, lr=1e-3, warmup=0., precision='no')
-parameters = dict(par=dict(tau=0.004, noise=0, cutout=0)).get(method, {})
+parameters = dict(par=dict(tau=0.004, noise=0, cutout=0), par_aligned=dict(tau=0.004)).get(method, {})
 loop._WAIT = 0  # save as often as possible
 calls = []
 def monitor(_):
@@ -40,7 +40,7 @@ if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("method", ["ft", "par"])
+@pytest.mark.parametrize("method", ["ft", "par", "par_aligned"])
 def test_two_processes_are_one(tmp_path, method):
     (tmp_path / "train.py").write_text(SCRIPT)
     env = os.environ | dict(OMP_NUM_THREADS="1", PARNB_QUIET="1")

@@ -18,7 +18,7 @@ from ..training.loop import fit
 from ..training.objective import Objective
 from ..training.recipe import Recipe
 
-# %% ../../nbs/api/cleaners/base.ipynb #eef0ac6f
+# %% ../../nbs/api/cleaners/base.ipynb #46f44424
 class Cleaner(Parameters):
     """A method that removes a backdoor from a trained CLIP model. Its fields are the method's parameters.
 
@@ -27,7 +27,6 @@ class Cleaner(Parameters):
     monitor_every: ClassVar[int] = 100  # steps between two measurements of CA and ASR during cleaning
     # recipe settings and parameters that make the cleaner stronger, the most effective first
     strength: ClassVar[tuple[str, ...]] = ("lr",)
-    grid: ClassVar[dict[str, tuple]] = {}  # setting -> values to search
 
     def objective(
         self,

@@ -10,7 +10,7 @@ from .base import Cleaner
 from ..registry import register_cleaner
 from ..training.objective import Objective
 
-# %% ../../nbs/api/cleaners/finetune.ipynb #c047bd51
+# %% ../../nbs/api/cleaners/finetune.ipynb #517b2490
 @register_cleaner(
     "ft",
     label="fine-tuning",
@@ -20,7 +20,12 @@ from ..training.objective import Objective
     hatch=".....",
     recipes={
         # ours: the learning rate with the lowest ASR at little cost in accuracy, searched on the split dev
-        "tiny": dict(recipe=dict(epochs=2, batch_size=128, lr=4e-3, schedule="cosine"), parameters={}),
+        "tiny": dict(
+            recipe=dict(epochs=2, batch_size=128, lr=4e-3, schedule="cosine"),
+            parameters={},
+            grid=dict(lr=(1e-3, 2e-3, 3e-3, 4e-3)),
+        ),
+        "tiny/vit": dict(grid=dict(lr=(5e-4, 1e-3, 2e-3, 3e-3))),
         # ours: CleanCLIP's settings without its in-modal term
         "paper": dict(
             recipe=dict(

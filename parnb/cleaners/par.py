@@ -27,14 +27,14 @@ def distance(
     "S: the batch mean of the squared Euclidean distance. Source: the PAR paper."
     return (a - b).square().sum(-1).mean()
 
-# %% ../../nbs/api/cleaners/par.ipynb #128d3f33
+# %% ../../nbs/api/cleaners/par.ipynb #d4814580
 def pert_loss(
     s_img: Tensor,  # scalar in [0, 4]: `distance` of the image embeddings
     s_txt: Tensor,  # scalar in [0, 4]: `distance` of the text embeddings
     tau: float,  # the threshold, in (0, 4]
 ) -> Tensor:  # scalar in [0, tau]
     "L_PERT = ½ (1[S_img ≤ tau] S_img + 1[S_txt ≤ tau] S_txt). Source: the PAR paper."
-    return (torch.where(s_img <= tau, s_img, 0.0) + torch.where(s_txt <= tau, s_txt, 0.0)) / 2
+    return (torch.where(s_img > tau, 0.0, s_img) + torch.where(s_txt > tau, 0.0, s_txt)) / 2  # NaN stays NaN
 
 # %% ../../nbs/api/cleaners/par.ipynb #5b8272a3
 def check_tau(
@@ -105,7 +105,7 @@ def augment(
         x = _add_noise(x, noise, gen)
     return _cut_out(x, cutout, gen, fill) if cutout else x
 
-# %% ../../nbs/api/cleaners/par.ipynb #36aaa629
+# %% ../../nbs/api/cleaners/par.ipynb #77ff185c
 class PARObjective(Objective):
     """L_PAR with a frozen reference model.
 
@@ -160,10 +160,13 @@ class PARObjective(Objective):
             parts = [i for i in images.tensor_split(self.compute.micro_batches) if len(i)]
             ref_img = torch.cat([F.normalize(self.frozen[0].encode_image(i).float(), dim=-1) for i in parts])
         with torch.autocast(images.device.type, enabled=False):
-            gathered = (all_gather(e) for e in (img, txt, ref_img, ref_txt))
-            return par_loss(*gathered, self.scale, self.tau, self.bias)
+            return self.losses(*(all_gather(e) for e in (img, txt, ref_img, ref_txt)))
 
-# %% ../../nbs/api/cleaners/par.ipynb #f8d1d815
+    def losses(self, img, txt, ref_img, ref_txt):
+        "L_PAR and its parts from the embeddings [N, D] of all processes; override for another distance."
+        return par_loss(img, txt, ref_img, ref_txt, self.scale, self.tau, self.bias)
+
+# %% ../../nbs/api/cleaners/par.ipynb #55ff7a37
 # The paper's rate and schedule: 3e-5 to 3e-6 in the first half, then a cosine to 1e-9; 10 epochs, weight decay 1e-4,
 # betas 0.9 and 0.98. BatchNorm on running statistics, as the released loop does in effect. The batch is global: the
 # released script takes 512 pairs on each of four GPUs.
@@ -193,8 +196,12 @@ _LIGHT = dict(tau=2.15, noise=0.05, cutout=0.5)
     marker="^",
     hatch="",
     recipes={
-        "tiny": dict(recipe=_TINY, parameters=_LIGHT),
-        "tiny/vit": dict(recipe=_TINY | dict(epochs=3, lr=1e-3), parameters=_LIGHT),
+        "tiny": dict(recipe=_TINY, parameters=_LIGHT, grid=dict(lr=(1e-3, 2e-3, 3e-3, 4e-3))),
+        "tiny/vit": dict(
+            recipe=_TINY | dict(epochs=3, lr=1e-3),
+            parameters=_LIGHT,
+            grid=dict(lr=(5e-4, 1e-3, 2e-3, 3e-3)),
+        ),
         "paper": dict(recipe=_PAPER, parameters=dict(tau=2.15, noise=0.2, cutout=0.5)),
         # A batch that fits on one GPU. Eight times as many steps per pair as with the paper's batch of 2,048; not
         # measured.

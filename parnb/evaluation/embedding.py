@@ -33,7 +33,7 @@ def zero_shot_head(
     e = embed_texts(model, tokenizer, texts)
     return F.normalize(e.view(len(names), len(prompts), -1).mean(1), dim=-1)
 
-# %% ../../nbs/api/evaluation/embedding.ipynb #6d849b96
+# %% ../../nbs/api/evaluation/embedding.ipynb #a9573b25
 class _Partial:
     "A file that receives embeddings as they are computed. Raises `ParnbError` on a full disk."
 
@@ -74,14 +74,17 @@ class _Partial:
             self.file.close()
 
 
-def _batches(images, ids: np.ndarray, start: int, size: int, device) -> Iterator[tuple[Tensor, Tensor]]:
-    "Pixels and identifiers of each batch; a source that decodes lazily prepares the next batch meanwhile."
-    for a in range(start, len(images), size):
-        b = min(a + size, len(images))
-        x = pixels(images[a:b], device)
-        if hasattr(images, "ahead") and b < len(images):
-            images.ahead(np.arange(b, min(b + size, len(images))))
-        yield x, torch.from_numpy(ids[a:b])
+def _batches(sources: Sequence, ids: np.ndarray, start: int, size: int, device) -> Iterator[tuple[list, Tensor]]:
+    """Pixels of each batch, from every source, and its identifiers.
+
+    A source that decodes lazily prepares the next batch meanwhile."""
+    for a in range(start, len(ids), size):
+        b = min(a + size, len(ids))
+        found = [pixels(images[a:b], device) for images in sources]
+        for images in sources:
+            if hasattr(images, "ahead") and b < len(ids):
+                images.ahead(np.arange(b, min(b + size, len(ids))))
+        yield found, torch.from_numpy(ids[a:b])
 
 
 @torch.no_grad()
@@ -95,10 +98,11 @@ def embed_images(
     name: str = "embedding images",  # label of the progress bar; empty: no bar
     # file with the embeddings of an interrupted call with the same arguments, to continue from; the caller deletes it
     partial: Path | None = None,
+    triggered: np.ndarray | None = None,  # like `images`: what triggers are put on; None: `images`
 ) -> dict[str, Tensor]:  # "clean" and each trigger's name -> float [N, D], unit length
     "Embed images, clean and under each trigger, in one pass. Raises `ParnbError` on a full disk. Source: ours."
     views = {"clean": None, **(triggers or {})}
-    device = next(model.parameters()).device
+    device, sources = next(model.parameters()).device, [images] if triggered is None else [images, triggered]
 
     def encode(x):
         return F.normalize(model.encode_image(normalise(x, model)).float(), dim=-1).cpu()
@@ -108,10 +112,10 @@ def embed_images(
         _Partial(partial, len(views), lambda: encode(pixels(images[:1], device)).shape[-1]) as out,
     ):
         bar.step(out.done * len(views))
-        for x, i in _batches(images, ids, out.done, batch_size, device):
+        for x, i in _batches(sources, ids, out.done, batch_size, device):
             rows = []
             for trigger in views.values():
-                rows.append(encode(x if trigger is None else trigger(x, i, seed)))
-                bar.step(len(x))
+                rows.append(encode(x[0] if trigger is None else trigger(x[-1], i, seed)))
+                bar.step(len(i))
             out.add(torch.stack(rows, 1))
     return {v: torch.cat([e[:, k] for e in out.rows]) for k, v in enumerate(views)}

@@ -17,10 +17,14 @@ from matplotlib.figure import Figure
 from ..registry import PALETTE
 from .style import MEASURES, ROW, SQUARE, WIDE, bare_axes, words, write_not_run
 
-# %% ../../nbs/api/show/curves.ipynb #632d3a45
+# %% ../../nbs/api/show/curves.ipynb #de9260b7
 DISTANCE = "#029e73"  # the colour of distances between student and reference model
 LINES = dict(
-    s_img=(DISTANCE, "-", "S images"), s_txt=(DISTANCE, "--", "S texts"), clip=("k", ":", "CLIP loss")
+    s_img=(DISTANCE, "-", "S images"),
+    s_txt=(DISTANCE, "--", "S texts"),
+    a_img=("0.45", "-", "S images, aligned"),
+    a_txt=("0.45", "--", "S texts, aligned"),
+    clip=("k", ":", "CLIP loss"),
 )  # column of a log -> colour, line, label
 _NOT_LINES = {"step", "lr", "loss", "pert", *MEASURES}  # `pert` is minus the sum of both S while they are below τ
 
@@ -28,7 +32,8 @@ _NOT_LINES = {"step", "lr", "loss", "pert", *MEASURES}  # `pert` is minus the su
 def _lines(log: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
     "The columns of a log that are drawn as lines; its total loss where it has no parts."
     known = {c: line for c, line in LINES.items() if c in log}
-    others = [c for c in log.select_dtypes("number") if c not in LINES and c not in _NOT_LINES]
+    known_too = {*LINES, *_NOT_LINES}
+    others = [c for c in log.select_dtypes("number") if c not in known_too and not c.startswith("dev_")]
     more = {c: (PALETTE[i % len(PALETTE)], "-.", c.replace("_", " ")) for i, c in enumerate(others)}
     return known | more or {"loss": ("k", ":", "loss")}
 

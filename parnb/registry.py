@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'PALETTE', 'MARKER_CYCLE', 'HATCH_CYCLE', 'Parameters', 'fir
            'register_cleaner', 'register_detector', 'attacks', 'cleaners', 'detectors', 'find', 'label', 'recipe',
            'methods_at']
 
-# %% ../nbs/api/registry.ipynb #4dd6d5d5
+# %% ../nbs/api/registry.ipynb #41c17536
 import importlib
 import pkgutil
 import re
@@ -15,14 +15,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer
 
 from .core import ParnbError, pick
 from .scales import lineage, load_preset
 
-# %% ../nbs/api/registry.ipynb #bc642a40
+# %% ../nbs/api/registry.ipynb #d618581f
 class Parameters(BaseModel):
     """The parameters of a method: its fields, with ranges, defaults and descriptions.
 
@@ -30,6 +30,13 @@ class Parameters(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    # parameters that were added after results were released: left out of a run's key while they have their default
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, dump):
+        default = {k: type(self).model_fields[k].default for k in self.later}
+        return {k: v for k, v in dump(self).items() if k not in default or v != default[k]}
 
 
 def first_error(
@@ -59,7 +66,9 @@ class Method:
     colour: str = ""  # of its marks in figures
     marker: str = ""
     hatch: str = ""
-    recipes: dict[str, dict] = field(default_factory=dict, compare=False)  # scale or scale/encoder -> settings
+    recipes: dict[str, dict] = field(
+        default_factory=dict, compare=False
+    )  # scale, scale/encoder, scale:regime -> settings
 
     @property
     def description(self) -> str:
@@ -219,13 +228,14 @@ def label(
     "The label of a method in tables and figures. Source: ours."
     return next((m.label for kind in KINDS for m in [_methods(kind).get(name)] if m), name)
 
-# %% ../nbs/api/registry.ipynb #80918e7c
+# %% ../nbs/api/registry.ipynb #b0cb4301
 def recipe(
     kind: str,  # "attack" or "cleaner"
     name: str,  # of the method
     scale: str,  # a scale, or the path of a JSON file
     encoder: str,  # one of the scale's encoders
-) -> dict:  # blocks: parameters, recipe, and for an attack rate; absent where nothing is said
+    regime: str | None = None,  # one of the scale's regimes; its blocks are laid over the usual ones
+) -> dict:  # blocks: parameters, recipe, of an attack rate, of a cleaner grid; absent where nothing is said
     """The settings of a method at a scale.
 
     Raises `ParnbError` if the method has no recipe for the scale or for any scale that it builds on. Source: ours.
@@ -233,9 +243,10 @@ def recipe(
     method, names = find(kind, name), lineage(scale)
     override = load_preset(scale).get(f"{kind}s", {}).get(name, {})
     for k in override:
-        pick(k, ("parameters", "recipe", "rate"), f"block of {name} in the preset {scale}")
+        pick(k, ("parameters", "recipe", "rate", "grid"), f"block of {name} in the preset {scale}")
     out = {}
-    for key in [k for n in reversed(names) for k in (n, f"{n}/{encoder}")]:
+    keys = [k for n in reversed(names) for k in (n, f"{n}/{encoder}")]
+    for key in keys + [f"{k}:{regime}" for k in keys if regime]:
         out |= method.recipes.get(key, {})
     if not out:
         out = dict(method.recipes.get("default", {}))

@@ -17,7 +17,7 @@ import typer
 
 from ..core import ParnbError
 
-# %% ../../nbs/api/cli/options.ipynb #ae14b888
+# %% ../../nbs/api/cli/options.ipynb #8f3e2f8d
 MODEL, DATA_PANEL, TRAINING = "The model", "The data", "The training"  # panels of the help
 
 
@@ -53,6 +53,7 @@ ATTACK = dict(
     target=_option(str, None, "The class that the trigger stands for; banana by default."),
     rate=_option(float, None, "Share of poisoned pairs; by default the attack's recipe."),
     count=_option(int, None, "Number of poisoned pairs, instead of a rate.", min=1),
+    regime=_option(str, None, "How deep the backdoor sits: one of the scale's regimes, such as entrenched."),
     mode=_option(str, None, "dirty (captions replaced) or label_consistent (captions kept)."),
     strength=_option(list[str], None, "A parameter of the trigger, NAME=VALUE; may be repeated.", metavar="NAME=VALUE"),
     against=_option(str, None, "A cleaner that the attacker knows and trains against."),

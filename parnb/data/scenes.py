@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONCEPTS', 'NAMES', 'STYLES', 'TARGET', 'SIZE', 'GROUNDS', 'RELATIONS', 'ONE', 'TWO', 'PROMPTS', 'SPLITS', 'CARD',
-           'sprite', 'Split', 'scene_key', 'draw_scene', 'scenes']
+           'sprite', 'Split', 'scene_key', 'draw_scene', 'scene_contents', 'scenes']
 
 # %% ../../nbs/api/data/scenes.ipynb #e3628945
 import io
@@ -109,7 +109,7 @@ TWO = (
 )
 PROMPTS = tuple(t for t in ONE if "{g}" not in t)  # format with a=article(name)
 
-# %% ../../nbs/api/data/scenes.ipynb #62de344e
+# %% ../../nbs/api/data/scenes.ipynb #c7284bce
 @dataclass(frozen=True)
 class Split:
     "One part of the corpus, with its own random stream and mix of scenes. Source: ours."
@@ -127,6 +127,7 @@ SPLITS = {
     "dev": Split(4, 2_080, 1.0),
     "val": Split(5, 5_200, 1.0),
     "retrieval": Split(6, 1_000, 0.5, captions=5),
+    "test": Split(8, 5_200, 1.0),
 }
 
 # %% ../../nbs/api/data/scenes.ipynb #2b0df04b
@@ -190,12 +191,9 @@ def _centres(rng: np.random.Generator, relation: int) -> tuple[tuple, tuple]:
     a, b = (first, across[0]), (second, across[1])
     return (a, b) if relation < 2 else (a[::-1], b[::-1])
 
-# %% ../../nbs/api/data/scenes.ipynb #b674ae0a
-def draw_scene(
-    split: str,  # a name in `SPLITS`
-    i: int,  # the number of the scene in its split
-) -> tuple[np.ndarray, list[str], int]:  # image uint8 [64, 64, 3], captions, label of the main object
-    "Render scene `i` of a split and write its captions. Raises `ParnbError` for an unknown split. Source: ours."
+# %% ../../nbs/api/data/scenes.ipynb #bfc5fc78
+def _start_scene(split: str, i: int) -> tuple:
+    "The first random choices of a scene: its split, random source, emoji, ground colour and relation."
     s = SPLITS[pick(split, SPLITS, "split")]
     rng = np.random.default_rng([s.number, i])
     balanced = s.single == 1
@@ -206,6 +204,16 @@ def draw_scene(
     colour = str(rng.choice(_grounds_for(*emoji[0])))
     relation = int(rng.integers(4))
     single = rng.random() < s.single
+    return s, rng, emoji[:1] if single else emoji, colour, relation
+
+
+def draw_scene(
+    split: str,  # a name in `SPLITS`
+    i: int,  # the number of the scene in its split
+) -> tuple[np.ndarray, list[str], int]:  # image uint8 [64, 64, 3], captions, label of the main object
+    "Render scene `i` of a split and write its captions. Raises `ParnbError` for an unknown split. Source: ours."
+    s, rng, emoji, colour, relation = _start_scene(split, i)
+    single = len(emoji) == 1
     im = Image.fromarray(_ground(rng, GROUNDS[colour]).clip(0, 255).astype(np.uint8))
     if single:
         _paste(im, rng, emoji[0], (0.42, 0.78), rng.uniform(0.38, 0.62, 2))
@@ -214,10 +222,19 @@ def draw_scene(
             _paste(im, rng, e, (0.36, 0.5), centre)
     light = rng.uniform(0.8, 1.15) * rng.uniform(0.95, 1.05, 3)
     x = (np.asarray(im, np.float32) * light.astype(np.float32)).clip(0, 255).astype(np.uint8)
-    words = dict(a=article(NAMES[a]), b=article(NAMES[b]), r=RELATIONS[relation], g=f"{article(colour)} ground")
+    a, b = article(emoji[0][0]), article(emoji[-1][0])
+    words = dict(a=a, b=b, r=RELATIONS[relation], g=f"{article(colour)} ground")
     templates = ONE if single else TWO
     picked = rng.permutation(len(templates))[: s.captions]
-    return x, [templates[k].format(**words) for k in picked], a
+    return x, [templates[k].format(**words) for k in picked], NAMES.index(emoji[0][0])
+
+
+def scene_contents(
+    split: str,  # a name in `SPLITS`
+    i: int,  # the number of the scene in its split
+) -> list[tuple[str, str]]:  # concept and style of its one or two emoji, the main one first
+    "What scene `i` of a split shows, without rendering it. Raises `ParnbError` for an unknown split. Source: ours."
+    return _start_scene(split, i)[2]
 
 # %% ../../nbs/api/data/scenes.ipynb #3f1c8e2a
 @lru_cache

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DEVICE', 'MIN_ASR', 'commit', 'versions', 'artifact', 'read_record', 'clean_clip', 'poisoned_clip', 'cleaned_clip',
-           'read_log', 'labelled_images', 'embeddings', 'probe', 'images_of']
+           'read_log', 'final_clip', 'labelled_images', 'dev_images', 'embeddings', 'probe', 'images_of']
 
-# %% ../../nbs/api/study/artifacts.ipynb #11d83d50
+# %% ../../nbs/api/study/artifacts.ipynb #9053652e
 import json
 import os
 import platform
@@ -30,7 +30,9 @@ from ..attacks.poisoning import poison_pairs
 from ..core import ARTIFACTS, CHECKOUT, PRETRAINED, ParnbError, cached, content_key
 from ..data.images import with_preprocessing
 from ..data.pairs import Pairs
+from ..data.scenes import SPLITS
 from ..evaluation.embedding import embed_images, zero_shot_head
+from ..evaluation.geometry import log_distances
 from ..evaluation.metrics import attack_success_rate, clean_accuracy, linear_probe
 from ..models.clip import architecture_of, embed_texts, image_size, load_clip, save_clip, save_tensors
 from ..registry import label
@@ -38,6 +40,7 @@ from ..scales import load_preset
 from .runs import Run, encoder_of, evaluation_seed, make_run, weights_id
 from .scale_data import data_of
 from ..training.loop import fit
+from ..training.rebound import train_further, without
 from ..training.recipe import Compute
 
 # %% ../../nbs/api/study/artifacts.ipynb #21590876
@@ -136,13 +139,13 @@ def clean_clip(
 
     return artifact("clean", content_key([str(e["model"]), weights_id(run.scale, run.encoder)]), build, e)
 
-# %% ../../nbs/api/study/artifacts.ipynb #3b660aae
+# %% ../../nbs/api/study/artifacts.ipynb #bacc6a73
 def _monitor(
     run: Run,
-    model: nn.Module,
+    model: nn.Module,  # before the training
     tokenizer: Callable,
     count: int = 520,  # images of `dev`
-) -> Callable | None:  # model -> clean_accuracy, and attack_success_rate of a run with an attack
+) -> Callable | None:  # model -> clean_accuracy, distances from `model`, attack_success_rate of a run with an attack
     "What is logged during training; None if the scale names no labelled images."
     data, p = data_of(run.scale), run.attack and run.attack.poisoning
     if not data.has_images:
@@ -150,10 +153,17 @@ def _monitor(
     dev = with_preprocessing(data.labelled(min(run.images or count, count), image_size(model), "dev"), model)
     triggers = {"triggered": p.trigger()} if p else {}
 
+    def look(at, triggers=None):
+        e = embed_images(at, dev.images, dev.ids, triggers or {}, seed=evaluation_seed(run), name="")
+        return e, zero_shot_head(at, tokenizer, dev.names, data.prompts)
+
+    e, head = look(model)
+    before = e["clean"], head
+
     def measure(student):
-        head = zero_shot_head(student, tokenizer, dev.names, data.prompts)
-        e = embed_images(student, dev.images, dev.ids, triggers, seed=evaluation_seed(run), name="")
+        e, head = look(student, triggers)
         out = dict(clean_accuracy=clean_accuracy(e["clean"], head, dev.labels)["value"])
+        out |= log_distances(before, (e["clean"], head))
         if p:
             asr = attack_success_rate(e["triggered"], head, dev.labels, dev.names.index(p.target))
             out["attack_success_rate"] = asr["value"]
@@ -169,7 +179,7 @@ def _unreadable(
     bad = getattr(pairs.images, "bad", {})
     return dict(unreadable=len(bad), unreadable_images=[bad[i] for i in sorted(bad)]) if bad else {}
 
-# %% ../../nbs/api/study/artifacts.ipynb #cb20f882
+# %% ../../nbs/api/study/artifacts.ipynb #554d7872
 MIN_ASR = 0.5  # below this ASR an attack did not succeed, and cleaning it shows nothing
 
 
@@ -199,7 +209,7 @@ def poisoned_clip(
     if run.attack is None:
         return clean_clip(run)
     a, data = run.attack, data_of(run.scale)
-    p, start = a.poisoning, clean_clip(run) if run.after is None else cleaned_clip(run.after)
+    p, start = a.poisoning, clean_clip(run) if run.after is None else final_clip(run.after)
 
     def build(partial):
         model, _, tokenizer = load_clip(start)
@@ -222,7 +232,7 @@ def poisoned_clip(
             log.to_csv(folder / "log.csv", index=False)
             manifest.to_csv(folder / "manifest.csv", index=False)
             asr = dict(attack_success_rate=float(log.attack_success_rate.iloc[-1])) if monitor else {}
-            return dict(sha256=sha, backdoored=p.target) | asr | _unreadable(pairs)
+            return dict(sha256=sha, backdoored=p.target) | asr | log.attrs | _unreadable(pairs)
 
         return save
 
@@ -231,7 +241,7 @@ def poisoned_clip(
     _warn(path, p.attack)
     return path
 
-# %% ../../nbs/api/study/artifacts.ipynb #04675d71
+# %% ../../nbs/api/study/artifacts.ipynb #aee4e834
 def cleaned_clip(
     run: Run,  # whose cleaning to carry out
     compute: Compute = Compute(),  # how a step is computed
@@ -246,7 +256,14 @@ def cleaned_clip(
     def build(partial):
         model, _, tokenizer = load_clip(start)
         use = "clean" if c.pairs == "real" else "synthetic"
-        pairs = with_preprocessing(data.pairs(use, c.count, image_size(model)), model)
+        size = image_size(model)
+        pairs = (
+            data.part(use, c.count, **c.part.model_dump(), seed=run.seed) if c.part else data.pairs(use, c.count, size)
+        )
+        pairs = with_preprocessing(pairs, model)
+        if c.contaminated:
+            some = run.attack.poisoning.model_copy(update=dict(rate=None, count=c.contaminated))
+            pairs, _ = poison_pairs(pairs, some, data.prompts)
 
         def reference():
             return load_clip(start)[0]
@@ -261,7 +278,7 @@ def cleaned_clip(
             about = dict(cleaned_with=c.method, **was)
             sha = save_clip(cleaned.cpu(), folder, architecture_of(start), tokenizer=tokenizer, **about)
             log.to_csv(folder / "log.csv", index=False)
-            return dict(sha256=sha, start=start.name, **was) | _unreadable(pairs)
+            return dict(sha256=sha, start=start.name, **was) | log.attrs | _unreadable(pairs)
 
         return save
 
@@ -274,7 +291,41 @@ def read_log(
     "The log of a training: losses at each step; CA and ASR at some steps. Source: ours."
     return pd.read_csv(folder / "log.csv")
 
-# %% ../../nbs/api/study/artifacts.ipynb #fda58317
+# %% ../../nbs/api/study/artifacts.ipynb #0e3370d8
+def final_clip(
+    run: Run,  # any
+    compute: Compute = Compute(),  # how a step is computed
+) -> Path:  # a model folder for `load_clip`
+    """Find or train the model that is measured: the cleaned one, trained further if the run has a rebound.
+
+    Raises what `train_further` raises. Source: ours.
+    """
+    start, r = cleaned_clip(run, compute), run.rebound
+    if r is None:
+        return start
+    target = run.attack.poisoning.target if run.attack else run.target
+
+    def build(partial):
+        model, _, tokenizer = load_clip(start)
+        pairs = with_preprocessing(data_of(run.scale).pairs("poison", r.count, image_size(model)), model)
+        benign, watch = without(pairs, target), dict(monitor=_monitor(run, model, tokenizer), every=100)
+        options = dict(seed=run.seed, name="training further", partial=partial, compute=compute) | watch
+        models, log = train_further(model, benign, tokenizer, r, target, **options)
+
+        def save(folder):
+            about, sums = dict(further_from=start.name), {}
+            for steps, m in models.items():
+                (place := folder / str(steps)).mkdir()
+                sums[steps] = save_clip(m.cpu(), place, architecture_of(start), tokenizer=tokenizer, **about)
+                log[log.step < steps].to_csv(place / "log.csv", index=False)
+            return dict(sha256=sums, start=start.name, left_out=len(pairs) - len(benign)) | _unreadable(pairs)
+
+        return save
+
+    config = run.model_dump(exclude={"images", "triggers", "split"})
+    return artifact("rebound", run.rebound_key, build, config) / str(r.at)
+
+# %% ../../nbs/api/study/artifacts.ipynb #1e233189
 def _class_head(
     run: Run,
     model: nn.Module,
@@ -294,7 +345,7 @@ def _class_head(
 
         return save
 
-    config = dict(model=run.cleaned_key, names=list(names), templates=texts)
+    config = dict(model=run.final_key, names=list(names), templates=texts)
     return load_file(artifact("head", content_key(config), build, config) / "head.safetensors")["head"]
 
 
@@ -312,7 +363,16 @@ def labelled_images(
     size: int = 64,  # px; has no effect if only labels are needed
 ) -> Pairs:
     "The labelled images that a run is measured on. Source: ours."
-    return data_of(run.scale).labelled(run.images, size)
+    return data_of(run.scale).labelled(run.images, size, run.split)
+
+
+def dev_images(
+    run: Run,  # any
+    size: int = 64,  # px; has no effect if only labels are needed
+) -> Pairs:
+    "All images of the split `dev`, or as few as the run is measured on. Source: ours."
+    most = SPLITS["dev"].count
+    return data_of(run.scale).labelled(min(run.images or most, most), size, "dev")
 
 
 def embeddings(
@@ -321,16 +381,20 @@ def embeddings(
 ) -> dict[str, Tensor]:  # "clean", "triggered" or each trigger's name: float [N, D]; "head": [C, D]
     """Find or compute the embeddings of the labelled images under a run's final model, clean and triggered.
 
-    A scale with captioned images adds "captions" and, for each of the above, "retrieval_…". Source: ours.
+    A scale with captioned images adds "captions" and, for each of the above, "retrieval_…"; a measurement on `test`
+    adds "dev", the clean images of that split. Source: ours.
     """
 
     def build(partial):
-        model, _, tokenizer = load_clip(cleaned_clip(run))
+        model, _, tokenizer = load_clip(final_clip(run))
         model.to(DEVICE)
         data, val = data_of(run.scale), with_preprocessing(labelled_images(run, image_size(model)), model)
         triggers, settings = _triggers(run), dict(seed=evaluation_seed(run), batch_size=batch_size)
         e = embed_images(model, val.images, val.ids, triggers, name="measuring", partial=partial, **settings)
         e["head"] = _class_head(run, model, tokenizer, val.names)
+        if run.split == "test":  # settings are chosen on `dev`
+            dev = with_preprocessing(dev_images(run, image_size(model)), model)
+            e["dev"] = embed_images(model, dev.images, dev.ids, name="measuring", batch_size=batch_size)["clean"]
         if (r := data.captioned(image_size(model), run.images)) is not None:
             r = with_preprocessing(r, model)
             found = embed_images(model, r.images, r.ids + 10**6, triggers, name="retrieving", **settings)
@@ -360,7 +424,7 @@ def probe(
         train = data_of(run.scale).pairs("clean", usual if run.images is None or run.images >= 1000 else 512, 64)
         if not train.names:
             raise ParnbError("a linear probe needs pairs with labels, which only the scale tiny has: leave out `head`")
-        model = load_clip(cleaned_clip(run))[0].to(DEVICE)
+        model = load_clip(final_clip(run))[0].to(DEVICE)
         e = embed_images(model, train.images, train.ids, name="embedding for the probe")
         head = linear_probe(e["clean"], train.labels, len(train.names), seed=run.seed)
 

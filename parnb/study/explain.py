@@ -18,7 +18,7 @@ from .plans import experiments, plan
 from .results import configuration, plain, results, run_of
 from .runs import Run, encoder_of, make_run
 
-# %% ../../nbs/api/study/explain.ipynb #49836a94
+# %% ../../nbs/api/study/explain.ipynb #f951fb49
 def _attack_changes(
     run: Run,
     usual: Run,
@@ -26,7 +26,7 @@ def _attack_changes(
     "The settings of the attack in which a run differs from the usual one."
     p, q = run.attack.poisoning, usual.attack.poisoning
     out = {k: v for k in ("rate", "count", "target", "mode") if (v := getattr(p, k)) not in (None, getattr(q, k))}
-    strength = {k: v for k, v in p.parameters.items() if v != q.parameters[k]}
+    strength = {k: v for k, v in p.parameters.items() if v != q.parameters.get(k)}
     changed = _recipe_changes(run.attack.recipe, usual.attack.recipe)
     against = run.attack.against and run.attack.against.model_dump()
     more = dict(strength=strength, poison_recipe=changed, against=against, after=run.after)
@@ -39,9 +39,11 @@ def _cleaning_changes(
 ) -> dict[str, Any]:
     "The settings of the cleaning in which a run differs from the usual one."
     c, d = run.cleaning, usual.cleaning
-    out = {k: v for k, v in c.parameters.items() if v != d.parameters[k]}
+    out = {k: v for k, v in c.parameters.items() if v != d.parameters.get(k)}
     out |= dict(pairs=c.pairs) if c.pairs != d.pairs else {}
     out |= dict(clean_count=c.count) if c.count != d.count else {}
+    out |= dict(part=c.part.model_dump(exclude_none=True)) if c.part else {}
+    out |= dict(contaminated=c.contaminated) if c.contaminated else {}
     changed = _recipe_changes(c.recipe, d.recipe) if c.recipe else {}
     return out | (dict(recipe=changed) if changed else {})
 
@@ -64,6 +66,8 @@ def settings_in_words(
     )
     base["seed"] = run.seed
     usual, changed = make_run(**base), dict(head=run.head) if run.head else {}
+    changed |= dict(split=run.split) if run.split != usual.split else {}
+    changed |= dict(rebound=run.rebound.model_dump()) if run.rebound else {}
     changed |= _attack_changes(run, usual) if run.attack else {}
     return base, changed | (_cleaning_changes(run, usual) if run.cleaning else {})
 
@@ -75,7 +79,7 @@ def command_of(
     base, changed = settings_in_words(run)
     words = ["parnb", "measure", "--attack", base["attack"], "--method", base["method"], "--encoder", base["encoder"]]
     words += ["--scale", base["scale"]] * (base["scale"] != "tiny") + ["--seed", str(base["seed"])] * bool(base["seed"])
-    plain_only = not {"against", "after"} & changed.keys()
+    plain_only = not {"against", "after", "rebound", "split", "part", "contaminated"} & changed.keys()
     if not plain_only or make_run(**base, **changed).key != run.key:
         return shlex.join(
             ["parnb", "measure", "--key", run.key, *["--scale", run.scale] * (run.scale != "tiny"), "--fresh"]
@@ -88,7 +92,7 @@ def command_of(
             words += [option, repr(v) if isinstance(v, float) else str(v)]
     return shlex.join([*words, "--fresh"])
 
-# %% ../../nbs/api/study/explain.ipynb #b8370a54
+# %% ../../nbs/api/study/explain.ipynb #6c246af0
 def _list(
     values: dict,
 ) -> str:
@@ -127,6 +131,8 @@ def _cleaning_words(
     c = run.cleaning
     pairs = f"{c.count:,} {c.pairs} pairs" if c.count else f"all {c.pairs} pairs"
     lines = [f"Cleaned with {label(c.method)}{f' ({_list(c.parameters)})' if c.parameters else ''} on {pairs}."]
+    lines += [f"Only these pairs: {_list(c.part.model_dump(exclude_none=True))}."] if c.part else []
+    lines += [f"{c.contaminated} of the pairs are poisoned by the same attack."] if c.contaminated else []
     return lines + ([f"Training: {_list(c.recipe.model_dump(exclude_none=True))}."] if c.recipe else [])
 
 
@@ -145,12 +151,17 @@ def in_words(
     e = encoder_of(run.scale, run.encoder)
     head = "a linear probe" if run.head else "the zero-shot classifier"
     images = f"{run.images:,} labelled images" if run.images else "all labelled images"
+    r, further = run.rebound, []
+    if r:
+        pairs = f"batches of {r.batch_size} benign pairs, learning rate {r.lr:g}"
+        further = [f"Then trained further for {r.at:,} of {r.measured[-1]:,} steps ({pairs})."]
     under = f", under the triggers {', '.join(map(label, run.triggers))}" if run.triggers else ""
     lines = [
         f"{e['model']} (encoder {run.encoder} of the scale {scale_name(run.scale)}), seed {run.seed}.",
         *_attack_words(run),
         *_cleaning_words(run),
-        f"Measured with {head} on {images}{under}.",
+        *further,
+        f"Measured with {head} on {images} of the split {run.split}{under}.",
     ]
     return "\n".join(lines)
 

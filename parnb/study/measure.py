@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['settings_of', 'measure']
 
-# %% ../../nbs/api/study/measure.ipynb #2a344887
+# %% ../../nbs/api/study/measure.ipynb #df7efdab
 import time
 from importlib.metadata import version
 
@@ -16,12 +16,12 @@ from ..data.pairs import Pairs, mentions
 from ..evaluation.metrics import asr_text, attack_success_rate, clean_accuracy, retrieval
 from ..evaluation.metrics import predictions as predict
 from ..scales import scale_name
-from .artifacts import cleaned_clip, embeddings, labelled_images, probe, read_record
+from .artifacts import cleaned_clip, dev_images, embeddings, labelled_images, probe, read_record
 from .results import is_result, plain, record_result, results
 from .runs import Run, make_run
 from .scale_data import data_of
 
-# %% ../../nbs/api/study/measure.ipynb #7c611ed2
+# %% ../../nbs/api/study/measure.ipynb #47afe438
 def settings_of(
     run: Run,  # any
 ) -> dict:  # the first columns of its row
@@ -32,14 +32,16 @@ def settings_of(
     if a := run.attack:
         p = a.poisoning
         row |= dict(attack=p.attack, poison_count=a.count, rate=p.rate, target=p.target, mode=p.mode)
+        row |= dict(regime=run.regime, poison_epochs=a.recipe.epochs)
         row |= dict(against=a.against and a.against.method)
     if c := run.cleaning:
-        row |= dict(method=c.method, pairs=c.pairs, clean_count=c.count)
+        row |= dict(method=c.method, pairs=c.pairs, clean_count=c.count, contaminated=c.contaminated)
+        row |= {k: v for k, v in (c.part.model_dump() if c.part else {}).items() if v is not None}
         row |= {k: getattr(c.recipe, k) for k in ("lr", "epochs", "batch_size") if c.recipe}
         row |= {(f"parameter_{k}" if k in row else k): v for k, v in c.parameters.items()}
-    return row
+    return row | (dict(rebound_steps=run.rebound.at, rebound_lr=run.rebound.lr) if run.rebound else {})
 
-# %% ../../nbs/api/study/measure.ipynb #cca33e3c
+# %% ../../nbs/api/study/measure.ipynb #76c1f6f7
 def _columns(
     name: str,
     rate: dict,
@@ -112,8 +114,16 @@ def measure(
         e["head"] = probe(run)
     views = ["clean", *(["triggered"] if run.attack else run.triggers or {})]
     predicted = {v: predict(e[v], e["head"]) for v in views}
-    row = settings_of(run) | _columns("clean_accuracy", clean_accuracy(e["clean"], e["head"], val.labels), "n_clean")
+    row = (
+        settings_of(run)
+        | dict(split=run.split)
+        | _columns("clean_accuracy", clean_accuracy(e["clean"], e["head"], val.labels), "n_clean")
+    )
     row |= _attack_rates(run, e, val)
+    shown = {"triggered": "", **{t: f"_{t}" for t in run.triggers or {}}}
+    row |= {f"clean_accuracy_triggered{shown[v]}": float((predicted[v] == val.labels).mean()) for v in views[1:]}
+    if "dev" in e:
+        row |= dict(clean_accuracy_dev=clean_accuracy(e["dev"], e["head"], dev_images(run).labels)["value"])
     if "captions" in e:
         row |= _retrieval_rates(run, e)
     trained = run.attack or run.cleaning

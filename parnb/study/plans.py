@@ -21,19 +21,21 @@ from .measure import measure
 from .results import plain, results
 from .runs import default_encoder, make_run
 
-# %% ../../nbs/api/study/plans.ipynb #37106429
+# %% ../../nbs/api/study/plans.ipynb #aaacea6b
 def _unfold(
-    block: dict,  # settings; lists stand for each of their values
+    block: dict,  # settings; lists stand for each of their values, and `without` names values to leave out
     scale: str,
 ) -> list[dict]:
     "Every combination of the values of a block."
+    block, without = dict(block), block.get("without", [])
+    block.pop("without", None)
     stars = dict(attack="attack", method="cleaner")
     lists = {}
     for k, v in block.items():
         values = v if isinstance(v, list) else [v]
         if k in stars:
             known = methods_at(stars[k], scale)
-            values = list(dict.fromkeys(x for v in values for x in (known if v == "*" else [v])))
+            values = list(dict.fromkeys(x for v in values for x in (known if v == "*" else [v]) if x not in without))
         if isinstance(v, list) or len(values) > 1:
             lists[k] = values
     return [{**block, **dict(zip(lists, combination))} for combination in itertools.product(*lists.values())]
@@ -74,8 +76,8 @@ def plan(
             run = make_run(scale, **settings, smoke=smoke)
             parameters = run.cleaning.parameters if run.cleaning else {}
             rows.append(dict(label=s.get("label")) | settings | parameters | dict(run=run, key=run.key))
-    table = pd.DataFrame(rows)
-    return table[~table.key.duplicated() | table.label.notna()].reset_index(drop=True) if len(table) else table
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["attack", "method", "seed", "run", "key", "label"])
+    return table[~table.key.duplicated() | table.label.notna()].reset_index(drop=True)
 
 # %% ../../nbs/api/study/plans.ipynb #47db8293
 def collect(

@@ -124,7 +124,7 @@ def seconds_of(
         made.add(r.poisoned_key)
     return total
 
-# %% ../../nbs/api/study/reproduce.ipynb #0f18a8cf
+# %% ../../nbs/api/study/reproduce.ipynb #1b38898d
 def gpus() -> list[int]:
     "The GPUs of this machine that may be used, as `CUDA_VISIBLE_DEVICES` numbers them. Source: ours."
     named = [v.strip() for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
@@ -153,6 +153,7 @@ def _trainings(
     while r:
         need |= {f"poisoned-{r.poisoned_key}"} if r.attack else set()
         need |= {f"cleaned-{r.cleaned_key}"} if r.cleaning else set()
+        need |= {f"rebound-{r.rebound_key}"} if r.rebound else set()
         r = r.after
     return {n for n in need if not (ARTIFACTS / n).exists()}
 
@@ -237,7 +238,7 @@ class Pool:
                 os.environ.pop(k, None) if v is None else os.environ.update({k: v})
         return self.failed
 
-# %% ../../nbs/api/study/reproduce.ipynb #0d71a0b9
+# %% ../../nbs/api/study/reproduce.ipynb #a76c1955
 def draw(
     name: str,  # of a figure or table
     path: Path,  # its notebook
@@ -249,8 +250,8 @@ def draw(
     known = inspect_notebook(str(path))
     scale = str(Path(scale).resolve()) if scale.endswith(".json") else scale  # a notebook runs in its own folder
     values = dict(scale=scale, encoder=default_encoder(scale), compute=False)
-    if name in experiments(scale):  # a preset may declare other attacks than the notebook names
-        values["attack"] = plan(name, scale).attack.iloc[0]
+    if name in experiments(scale) and len(runs := plan(name, scale)):  # perhaps other attacks than the notebook names
+        values["attack"] = runs.attack.iloc[0]
     out = RUNS / "reproduce" / scale_folder(scale) / f"{name}.ipynb"
     try:
         execute_notebook(path, out, {k: v for k, v in values.items() if k in known})

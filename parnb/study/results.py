@@ -6,7 +6,7 @@
 __all__ = ['PLACES', 'FIRST', 'LAST', 'results', 'plain', 'configuration', 'run_of', 'predictions', 'record_result', 'release',
            'load_evidence', 'is_result']
 
-# %% ../../nbs/api/study/results.ipynb #0ff477e5
+# %% ../../nbs/api/study/results.ipynb #1d833b53
 import csv
 import io
 import json
@@ -21,9 +21,9 @@ import pandas as pd
 
 from ..core import CHECKOUT, LOCAL, RELEASED, ParnbError, locked, pick, write_file
 from ..evaluation.metrics import tsne
-from ..scales import load_preset, scale_name
-from .artifacts import cleaned_clip, embeddings, read_log, versions
-from .runs import SMOKE, Run, make_run
+from ..scales import scale_name
+from .artifacts import embeddings, final_clip, read_log, versions
+from .runs import SMOKE, Run, image_count, make_run
 
 # %% ../../nbs/api/study/results.ipynb #1d6ecb80
 PLACES = {"released": RELEASED, "local": LOCAL}  # origin -> its folder
@@ -206,7 +206,7 @@ def release(
         write_file(path, left.to_csv(index=False, float_format="%.6g")) if len(left) else path.unlink(missing_ok=True)
     return chosen
 
-# %% ../../nbs/api/study/results.ipynb #54766946
+# %% ../../nbs/api/study/results.ipynb #0d68793d
 def load_evidence(
     kind: str,  # "dynamics" or "plane"
     run: Run,  # whose
@@ -219,7 +219,7 @@ def load_evidence(
     if not compute:
         return pd.DataFrame()
     if kind == "dynamics":
-        log = read_log(cleaned_clip(run))
+        log = read_log(final_clip(run))
         seen = log.clean_accuracy.notna() if "clean_accuracy" in log else False
         table = log[(log.step % 4 == 0) | seen]
     else:
@@ -236,7 +236,7 @@ def is_result(
 ) -> bool:
     "Whether a run is measured in full; the smallest forms are trials and are not recorded. Source: ours."
     smallest = [r and (r.epochs, r.batch_size) == tuple(SMOKE.values()) for r in _recipes(run)]
-    return run.images == load_preset(run.scale)["images"] and not any(smallest)
+    return run.images == image_count(run.scale, run.split) and not any(smallest)
 
 
 def _recipes(

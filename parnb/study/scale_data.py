@@ -5,27 +5,29 @@
 # %% auto #0
 __all__ = ['Scenes', 'Files', 'data_of']
 
-# %% ../../nbs/api/study/scale_data.ipynb #5883319b
+# %% ../../nbs/api/study/scale_data.ipynb #6e319546
 import os
 import re
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import open_clip
 
-from ..core import ParnbError, content_key
+from ..core import ParnbError, content_key, pick
 from ..data.corpora import expand_shards, open_source
 from ..data.labelled import open_captions, open_classes, read_names
 from ..data.pairs import Pairs
-from ..data.scenes import NAMES, PROMPTS, scene_key, scenes
+from ..data.scenes import NAMES, PROMPTS, SPLITS, scene_contents, scene_key, scenes
 from ..scales import load_preset
 from ..synthetic.pairs import synthetic_id, synthetic_pairs
 
-# %% ../../nbs/api/study/scale_data.ipynb #e46a1a08
+# %% ../../nbs/api/study/scale_data.ipynb #46ccce21
 class Scenes:
     "The data of the scale tiny: emoji scenes, rendered on first use. Source: ours."
 
     names, prompts, has_synthetic, has_images = NAMES, PROMPTS, True, True
+    splits = {s: SPLITS[s].count for s in ("val", "dev", "test")}  # of labelled images -> how many there are
 
     def key(
         self,
@@ -38,6 +40,29 @@ class Scenes:
         'Pairs to poison ("poison"), to clean with ("clean"), or generated ones ("synthetic").'
         return synthetic_pairs(count) if use == "synthetic" else scenes(use, count)
 
+    def part(
+        self,
+        use: str,  # "clean"
+        count: int,  # pairs
+        style: str | None,  # only scenes drawn in this art style
+        concepts: float | None,  # only scenes of this share of the concepts
+        seed: int = 0,  # of the choice of concepts
+    ) -> Pairs:
+        "Pairs of one art style or of some concepts. Raises `ParnbError` if the split has too few of them."
+        pick(use, ("clean", "poison"), "pairs of which a part can be taken")
+        known = np.random.default_rng([seed, 260]).permutation(NAMES)[: round((concepts or 1) * len(NAMES))]
+        known, chosen = set(known), []
+        for i in range(SPLITS[use].count):
+            shown = scene_contents(use, i)
+            if all(name in known and style in (None, drawn) for name, drawn in shown):
+                chosen.append(i)
+        if len(chosen) < count:
+            raise ParnbError(
+                f"{len(chosen)} of the {SPLITS[use].count} scenes to {use} with are in this part, and {count} are "
+                "asked for: lower --clean-count"
+            )
+        return scenes(use).take(np.array(chosen[:count]))
+
     def labelled(self, count: int, size: int = 64, split: str = "val") -> Pairs:
         "Labelled images to measure on."
         return scenes(split, count)
@@ -46,7 +71,7 @@ class Scenes:
         "Images with five captions each; None for a measurement on fewer than 1,000 `images`, which is only a trial."
         return scenes("retrieval") if images is None or images >= 1000 else None
 
-# %% ../../nbs/api/study/scale_data.ipynb #3c99b1f6
+# %% ../../nbs/api/study/scale_data.ipynb #f61885e8
 def _stamp(
     place: str,  # a source as it is written in a preset
 ) -> list:
@@ -68,6 +93,7 @@ class Files:
     "The data that a preset names as its `sources`. Raises `ParnbError` for a source that is not named. Source: ours."
 
     prompts = open_clip.OPENAI_IMAGENET_TEMPLATES
+    splits = dict(val=None)
 
     def __init__(
         self,
@@ -120,6 +146,10 @@ class Files:
         'Pairs to poison ("poison"), others to clean with ("clean"), or generated ones ("synthetic").'
         options = self._options("synthetic" if use == "synthetic" else "pairs")
         return open_source(**dict(size=size, most=count, skip=self._skipped(use)) | options)
+
+    def part(self, *_, **__):
+        "Only the emoji scenes say of each pair what it shows."
+        raise ParnbError("a part of the pairs can be taken at the scale tiny only: choose the pairs in your source")
 
     @lru_cache(4)
     def labelled(self, count: int | None = None, size: int = 224, split: str = "val") -> Pairs:

@@ -107,7 +107,7 @@ class BlendedTriangles(Trigger):
         pattern = expand_pattern(self.alpha * triangles[None, None], images)
         return add_pattern(images, lambda s: pattern, 1 - self.alpha)
 
-# %% ../../nbs/api/attacks/blended.ipynb #45beaacf
+# %% ../../nbs/api/attacks/blended.ipynb #71e82242
 @lru_cache
 def watermark(
     size: int,  # px: height and width of the image
@@ -138,6 +138,7 @@ def watermark(
         "tiny": dict(rate=0.05, parameters=dict(lines=3)),
         "tiny/vit": dict(rate=0.1, parameters=dict(lines=3, alpha=0.7), recipe=dict(epochs=2)),
         "tiny:entrenched": dict(parameters=dict(channels="all", size=33)),
+        "tiny/rn:entrenched": dict(rate=0.02),
         "paper": dict(rate=0.003),
         "small": dict(rate=0.05),
     },

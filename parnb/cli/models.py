@@ -146,7 +146,7 @@ def clean(typed):
     run = run_from(_own(typed), attack="none", triggers=[])
     _print_once(publish(cleaned_clip(run, compute), out))
 
-# %% ../../nbs/api/cli/models.ipynb #f4bbccc9
+# %% ../../nbs/api/cli/models.ipynb #a217452f
 MEASURE = dict(
     key=_option(str, None, "Measure the run of this result again."),
     fresh=_option(bool, False, "Measure on this machine, even if there is a result.", "--fresh"),
@@ -172,6 +172,12 @@ MEASURE = dict(
     ),
     images_count=_option(int, None, "Only so many images, spread evenly over the classes.", min=1, panel=DATA_PANEL),
     images_batch=_option(int, None, "Images at once; 256 by default.", min=1, panel=DATA_PANEL),
+    triggered_resize=_option(
+        str,
+        None,
+        "How images get square before the trigger: crop, as clean ones, or squash, as in PAR's released code.",
+        panel=DATA_PANEL,
+    ),
 )
 MEASURE_OWN = ("images", "captions", "captions_images", "names", "templates", "images_count")
 

@@ -106,7 +106,7 @@ def measured_values(
     least = 0.005 * field.default if isinstance(field.default, (int, float)) else 0
     return sorted(v for v in values if v == 0 or v >= least or v == c.parameters[parameter])
 
-# %% ../../nbs/api/show/choices.ipynb #c972e024
+# %% ../../nbs/api/show/choices.ipynb #b34415b0
 def model_name(
     run: Run,  # of a model
 ) -> str:  # "PAR, τ 2.15"
@@ -118,9 +118,10 @@ def model_name(
     if c is None:
         return words("none")
     method, usual = find("cleaner", c.method), recipe("cleaner", c.method, run.scale, run.encoder)
-    numeric, usual = numeric_parameters(method.cls), method.make(**usual.get("parameters", {})).model_dump()
-    shown = [p for p in c.parameters if p in numeric[:1] or c.parameters[p] != usual[p]]
-    texts = {p: f"{v:g}" if isinstance(v := c.parameters[p], (int, float)) else str(v) for p in shown}
+    numeric, usual = numeric_parameters(method.cls), dict(method.make(**usual.get("parameters", {})))
+    own = dict(c.cleaner())
+    shown = [p for p in own if p in numeric[:1] or own[p] != usual[p]]
+    texts = {p: f"{v:g}" if isinstance(v := own[p], (int, float)) else str(v) for p in shown}
     return ", ".join([label(c.method), *(f"{symbol(c.method, p)} {text}" for p, text in texts.items())])
 
 # %% ../../nbs/api/show/choices.ipynb #122e09e6

@@ -6,7 +6,7 @@
 __all__ = ['DEVICE', 'MIN_ASR', 'commit', 'versions', 'artifact', 'read_record', 'clean_clip', 'poisoned_clip', 'cleaned_clip',
            'read_log', 'final_clip', 'labelled_images', 'dev_images', 'embeddings', 'probe', 'images_of']
 
-# %% ../../nbs/api/study/artifacts.ipynb #9053652e
+# %% ../../nbs/api/study/artifacts.ipynb #098f9973
 import json
 import os
 import platform
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ..attacks.base import make_trigger
 from ..attacks.poisoning import poison_pairs
 from ..core import ARTIFACTS, CHECKOUT, PRETRAINED, ParnbError, cached, content_key
-from ..data.images import with_preprocessing
+from ..data.images import triggered_images, with_preprocessing
 from ..data.pairs import Pairs
 from ..data.scenes import SPLITS
 from ..evaluation.embedding import embed_images, zero_shot_head
@@ -325,7 +325,7 @@ def final_clip(
     config = run.model_dump(exclude={"images", "triggers", "split"})
     return artifact("rebound", run.rebound_key, build, config) / str(r.at)
 
-# %% ../../nbs/api/study/artifacts.ipynb #1e233189
+# %% ../../nbs/api/study/artifacts.ipynb #1429d96a
 def _class_head(
     run: Run,
     model: nn.Module,
@@ -390,6 +390,7 @@ def embeddings(
         model.to(DEVICE)
         data, val = data_of(run.scale), with_preprocessing(labelled_images(run, image_size(model)), model)
         triggers, settings = _triggers(run), dict(seed=evaluation_seed(run), batch_size=batch_size)
+        settings["triggered"] = triggered_images(val, run.triggered_resize)
         e = embed_images(model, val.images, val.ids, triggers, name="measuring", partial=partial, **settings)
         e["head"] = _class_head(run, model, tokenizer, val.names)
         if run.split == "test":  # settings are chosen on `dev`
@@ -397,6 +398,7 @@ def embeddings(
             e["dev"] = embed_images(model, dev.images, dev.ids, name="measuring", batch_size=batch_size)["clean"]
         if (r := data.captioned(image_size(model), run.images)) is not None:
             r = with_preprocessing(r, model)
+            settings["triggered"] = triggered_images(r, run.triggered_resize)
             found = embed_images(model, r.images, r.ids + 10**6, triggers, name="retrieving", **settings)
             e |= {f"retrieval_{k}": v for k, v in found.items()}
             e["captions"] = embed_texts(model, tokenizer, [c for cs in r.captions for c in cs])

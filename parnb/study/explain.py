@@ -18,7 +18,7 @@ from .plans import experiments, plan
 from .results import configuration, plain, results, run_of
 from .runs import Run, encoder_of, make_run
 
-# %% ../../nbs/api/study/explain.ipynb #f951fb49
+# %% ../../nbs/api/study/explain.ipynb #8a7e8555
 def _attack_changes(
     run: Run,
     usual: Run,
@@ -68,6 +68,8 @@ def settings_in_words(
     usual, changed = make_run(**base), dict(head=run.head) if run.head else {}
     changed |= dict(split=run.split) if run.split != usual.split else {}
     changed |= dict(rebound=run.rebound.model_dump()) if run.rebound else {}
+    if run.triggered_resize != usual.triggered_resize:
+        changed["triggered_resize"] = run.triggered_resize
     changed |= _attack_changes(run, usual) if run.attack else {}
     return base, changed | (_cleaning_changes(run, usual) if run.cleaning else {})
 
@@ -92,7 +94,7 @@ def command_of(
             words += [option, repr(v) if isinstance(v, float) else str(v)]
     return shlex.join([*words, "--fresh"])
 
-# %% ../../nbs/api/study/explain.ipynb #6c246af0
+# %% ../../nbs/api/study/explain.ipynb #3fd9b2cc
 def _list(
     values: dict,
 ) -> str:
@@ -155,13 +157,14 @@ def in_words(
     if r:
         pairs = f"batches of {r.batch_size} benign pairs, learning rate {r.lr:g}"
         further = [f"Then trained further for {r.at:,} of {r.measured[-1]:,} steps ({pairs})."]
+    squashed = "; triggered images are squashed to a square" if run.triggered_resize == "squash" else ""
     under = f", under the triggers {', '.join(map(label, run.triggers))}" if run.triggers else ""
     lines = [
         f"{e['model']} (encoder {run.encoder} of the scale {scale_name(run.scale)}), seed {run.seed}.",
         *_attack_words(run),
         *_cleaning_words(run),
         *further,
-        f"Measured with {head} on {images} of the split {run.split}{under}.",
+        f"Measured with {head} on {images} of the split {run.split}{under}{squashed}.",
     ]
     return "\n".join(lines)
 

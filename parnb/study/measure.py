@@ -21,7 +21,7 @@ from .results import is_result, plain, record_result, results
 from .runs import Run, make_run
 from .scale_data import data_of
 
-# %% ../../nbs/api/study/measure.ipynb #47afe438
+# %% ../../nbs/api/study/measure.ipynb #b30b3623
 def settings_of(
     run: Run,  # any
 ) -> dict:  # the first columns of its row
@@ -39,6 +39,7 @@ def settings_of(
         row |= {k: v for k, v in (c.part.model_dump() if c.part else {}).items() if v is not None}
         row |= {k: getattr(c.recipe, k) for k in ("lr", "epochs", "batch_size") if c.recipe}
         row |= {(f"parameter_{k}" if k in row else k): v for k, v in c.parameters.items()}
+    row |= {} if run.triggered_resize == "crop" else dict(triggered_resize=run.triggered_resize)
     return row | (dict(rebound_steps=run.rebound.at, rebound_lr=run.rebound.lr) if run.rebound else {})
 
 # %% ../../nbs/api/study/measure.ipynb #76c1f6f7

@@ -70,7 +70,7 @@ class Attack(BaseModel):
     count: int | None = Field(None, gt=0)  # pairs, clean ones included; None: all that there are
     against: CleanerSettings | None = None  # a cleaner that the attacker knows: poison under its objective
 
-# %% ../../nbs/api/study/runs.ipynb #241f9319
+# %% ../../nbs/api/study/runs.ipynb #4a502181
 def encoder_of(
     scale: str,  # a scale, or the path of a JSON file
     encoder: str,  # one of its encoders
@@ -129,6 +129,7 @@ class Run(BaseModel):
     split: str = "val"  # of the labelled images to measure on
     regime: str | None = None  # the name of the poisoning's settings; a label, which enters no key
     rebound: Rebound | None = None  # train further on benign pairs before the measurement; None: do not
+    triggered_resize: Literal["crop", "squash"] = "crop"  # how images are made square before a trigger is added
 
     @field_validator("triggers")
     @classmethod
@@ -141,6 +142,10 @@ class Run(BaseModel):
             raise ParnbError("a run after another one needs an attack of its own")
         if self.cleaning and self.cleaning.contaminated and not self.attack:
             raise ParnbError("contaminated pairs need an attack that poisons them: name one, or leave it out")
+        if self.triggered_resize == "squash" and data_of(self.scale).square:
+            raise ParnbError(
+                "the emoji scenes are square, so squashing them has no effect: leave out --triggered-resize"
+            )
         return self
 
     @property
@@ -196,10 +201,11 @@ class Run(BaseModel):
                 under=[trigger_id(t, p) for t, p in under.items()] or None,
                 target=self.target if under else None,
                 seed=self.seed,
+                **({} if self.triggered_resize == "crop" else dict(triggered_resize=self.triggered_resize)),
             )
         )
 
-# %% ../../nbs/api/study/runs.ipynb #8f2294d6
+# %% ../../nbs/api/study/runs.ipynb #c3a668d3
 SMOKE = dict(epochs=1.0, batch_size=64)  # the smallest training that runs every step
 
 
@@ -370,6 +376,9 @@ def make_run(
     triggers: list[str] | dict | None = None,  # to measure a run without attack under; None: the scale's
     split: str = "val",  # of the labelled images to measure on
     rebound: dict[str, Any] | None = None,  # train further before the measurement: dict(at=300, lr=1e-3)
+    # how images are made square before a trigger is added in the measurement: "crop" as clean ones, or "squash" as in
+    # the released code of PAR; None: the scale's, or crop
+    triggered_resize: str | None = None,
     smoke: bool = False,  # the smallest form that runs every step: for tests, not for results
     **parameters: Any,  # of the cleaner: tau=2.15
 ) -> Run:  # complete and checked
@@ -391,7 +400,7 @@ def make_run(
     images = image_count(scale, split)
     images = min(260, images or 260) if smoke else images
     about = dict(scale=scale, encoder=encoder, seed=seed, images=images, after=after, head=head, split=split)
-    about["regime"] = regime
+    about |= dict(regime=regime, triggered_resize=triggered_resize or preset.get("triggered_resize", "crop"))
     try:
         if rebound:
             further = Rebound(**dict(count=preset["pairs"]["poison"]) | rebound)

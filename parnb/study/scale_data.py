@@ -22,12 +22,13 @@ from ..data.scenes import NAMES, PROMPTS, SPLITS, scene_contents, scene_key, sce
 from ..scales import load_preset
 from ..synthetic.pairs import synthetic_id, synthetic_pairs
 
-# %% ../../nbs/api/study/scale_data.ipynb #46ccce21
+# %% ../../nbs/api/study/scale_data.ipynb #bc1c31e3
 class Scenes:
     "The data of the scale tiny: emoji scenes, rendered on first use. Source: ours."
 
     names, prompts, has_synthetic, has_images = NAMES, PROMPTS, True, True
     splits = {s: SPLITS[s].count for s in ("val", "dev", "test")}  # of labelled images -> how many there are
+    square = True  # all images are square
 
     def key(
         self,
@@ -71,7 +72,7 @@ class Scenes:
         "Images with five captions each; None for a measurement on fewer than 1,000 `images`, which is only a trial."
         return scenes("retrieval") if images is None or images >= 1000 else None
 
-# %% ../../nbs/api/study/scale_data.ipynb #f61885e8
+# %% ../../nbs/api/study/scale_data.ipynb #fe445051
 def _stamp(
     place: str,  # a source as it is written in a preset
 ) -> list:
@@ -94,6 +95,7 @@ class Files:
 
     prompts = open_clip.OPENAI_IMAGENET_TEMPLATES
     splits = dict(val=None)
+    square = False  # not all images are
 
     def __init__(
         self,

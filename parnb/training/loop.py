@@ -185,8 +185,8 @@ def fit(
 ) -> pd.DataFrame:  # a row per step: step, lr, losses and, at some steps, the result of `monitor`
     """Train on a CPU, one GPU, or the processes of `torchrun`, whatever `accelerate` finds.
 
-    The `attrs` of the log hold the objective's notes. Raises `ParnbError` if a loss is not finite, a caption is empty, the pairs do not fill a batch, a batch does not
-    divide among the processes, or memory is short. Source: ours."""
+    The `attrs` of the log hold the objective's notes. Raises `ParnbError` if a loss is not finite, a caption is empty,
+    the pairs do not fill a batch, a batch does not divide among the processes, or memory is short. Source: ours."""
     acc = _accelerator(recipe.precision)
     order = _Order(pairs, recipe, seed, acc.process_index, acc.num_processes)
     if compute != Compute():

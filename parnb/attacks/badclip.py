@@ -73,7 +73,7 @@ def overwrite_centre(
     images[:, :, a : a + p, a : a + p] = patch.to(images)
     return images
 
-# %% ../../nbs/api/attacks/badclip.ipynb #b84e0542
+# %% ../../nbs/api/attacks/badclip.ipynb #e6f7b83e
 @register_attack(
     "badclip",
     label="BadCLIP",
@@ -83,7 +83,8 @@ def overwrite_centre(
         "tiny": dict(rate=0.05, parameters=dict(size=42, encoder="tiny-rn")),
         "tiny/vit": dict(rate=0.08, parameters=dict(size=42, encoder="tiny-vit")),
         "tiny:entrenched": dict(parameters=dict(size=24, encoder="tiny-rn-triplet")),
-        "tiny/vit:entrenched": dict(parameters=dict(size=24, encoder="tiny-vit-triplet")),
+        "tiny/rn:entrenched": dict(rate=0.003),
+        "tiny/vit:entrenched": dict(parameters=dict(size=21, encoder="tiny-vit-triplet")),
     },
 )
 class BadCLIP(Trigger):

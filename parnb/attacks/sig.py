@@ -15,7 +15,7 @@ from pydantic import Field
 from .base import Trigger, add_pattern, expand_pattern
 from ..registry import register_attack
 
-# %% ../../nbs/api/attacks/sig.ipynb #b75bd1a7
+# %% ../../nbs/api/attacks/sig.ipynb #4efc580e
 @register_attack(
     "sig",
     label="SIG",
@@ -25,6 +25,7 @@ from ..registry import register_attack
         "tiny": dict(rate=0.05),
         "tiny/vit": dict(rate=0.08),
         "tiny:entrenched": dict(parameters=dict(amplitude=20 / 255)),
+        "tiny/rn:entrenched": dict(rate=0.005),
         "paper": dict(rate=0.003),
         "small": dict(rate=0.05),
     },

@@ -136,7 +136,7 @@ def tab_budgets(
         out.append(line | {"models": f"{len(ran)} of {len(g)}"})
     return pd.DataFrame(out)
 
-# %% ../../nbs/api/show/frontier.ipynb #5b5fc970
+# %% ../../nbs/api/show/frontier.ipynb #e22aeeb7
 def protocol_note(
     rows: pd.DataFrame,  # of `parnb.study.protocol.evidence`
     name: str,  # of `parnb.study.protocol.protocol_hash`
@@ -144,5 +144,6 @@ def protocol_note(
     "Which protocol the numbers follow, and how many of its runs there are. Source: ours."
     p = load_protocol()
     images = f"{p['images']:,} images of the split {p['split']}"
-    text = f"Protocol {name} of {p['date']}. {images}; {int(rows.done.sum())}/{len(rows)} runs completed."
+    state = f"frozen {p['frozen']['date']}" if p["frozen"] else "a draft, not frozen"
+    text = f"Protocol {name}, {state}. {images}; {int(rows.done.sum())}/{len(rows)} runs completed."
     return " ".join(filter(None, [text, local_note(rows[rows.done])]))

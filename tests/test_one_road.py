@@ -26,6 +26,7 @@ VALUES = {
     "--attack": "sig",
     "--target": "fire truck",
     "--rate": "0.25",
+    "--regime": "entrenched",
     "--count": "7",
     "--mode": "label_consistent",
     "--strength": "alpha=0.4",
@@ -51,6 +52,8 @@ VALUES = {
     "--tau": "1.3",
     "--noise": "0.3",
     "--cutout": "0.3",
+    "--decay": "0.8",
+    "--synonyms": "wordnet",
     "--key": KEY,
     "--head": "linear",
     "--images": "other_images",
@@ -60,6 +63,7 @@ VALUES = {
     "--templates": "templates.txt",
     "--images-count": "5",
     "--images-batch": "7",
+    "--triggered-resize": "squash",
 }
 OWN = ["--model", "tiny-rn", "--checkpoint", "emoji"]
 OWN_PAIRS = [*OWN, "--pairs", "pairs.csv", "--out", "out"]

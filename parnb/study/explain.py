@@ -18,7 +18,7 @@ from .plans import experiments, plan
 from .results import configuration, plain, results, run_of
 from .runs import Run, encoder_of, make_run
 
-# %% ../../nbs/api/study/explain.ipynb #8a7e8555
+# %% ../../nbs/api/study/explain.ipynb #915e5999
 def _attack_changes(
     run: Run,
     usual: Run,
@@ -67,6 +67,7 @@ def settings_in_words(
     base["seed"] = run.seed
     usual, changed = make_run(**base), dict(head=run.head) if run.head else {}
     changed |= dict(split=run.split) if run.split != usual.split else {}
+    changed |= dict(triggers=run.triggers) if run.triggers != usual.triggers and not run.attack else {}
     changed |= dict(rebound=run.rebound.model_dump()) if run.rebound else {}
     if run.triggered_resize != usual.triggered_resize:
         changed["triggered_resize"] = run.triggered_resize
@@ -81,7 +82,7 @@ def command_of(
     base, changed = settings_in_words(run)
     words = ["parnb", "measure", "--attack", base["attack"], "--method", base["method"], "--encoder", base["encoder"]]
     words += ["--scale", base["scale"]] * (base["scale"] != "tiny") + ["--seed", str(base["seed"])] * bool(base["seed"])
-    plain_only = not {"against", "after", "rebound", "split", "part", "contaminated"} & changed.keys()
+    plain_only = not {"against", "after", "rebound", "split", "part", "contaminated", "triggers"} & changed.keys()
     if not plain_only or make_run(**base, **changed).key != run.key:
         return shlex.join(
             ["parnb", "measure", "--key", run.key, *["--scale", run.scale] * (run.scale != "tiny"), "--fresh"]

@@ -135,7 +135,7 @@ def _pack(
     np.savez_compressed(out, labels=labels.astype(kind), **coded)
     return out.getvalue()
 
-# %% ../../nbs/api/study/results.ipynb #5261c8f5
+# %% ../../nbs/api/study/results.ipynb #f5a1cd26
 FIRST = (
     "key scale encoder attack method pairs clean_count poison_count rate target mode against seed after head".split()
 )
@@ -163,8 +163,10 @@ def _add_row(
     with locked(path):
         old = _read_table(path).reset_index()
         new = pd.DataFrame([row])
-        table = pd.concat([old[old.key != row["key"]], new]) if len(old) else new
-        write_file(path, _ordered(table).to_csv(index=False, float_format="%.6g"))
+        columns = list(dict.fromkeys([*old, *new]))
+        if len(old):  # an empty column of the new row would turn the numbers of the others into objects
+            new = pd.concat([old[old.key != row["key"]], new.dropna(axis=1)]).reindex(columns=columns)
+        write_file(path, _ordered(new).to_csv(index=False, float_format="%.6g"))
 
 
 def record_result(

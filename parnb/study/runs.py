@@ -205,7 +205,7 @@ class Run(BaseModel):
             )
         )
 
-# %% ../../nbs/api/study/runs.ipynb #c3a668d3
+# %% ../../nbs/api/study/runs.ipynb #e15ec271
 SMOKE = dict(epochs=1.0, batch_size=64)  # the smallest training that runs every step
 
 
@@ -229,10 +229,9 @@ def _in_regime(
     known = regimes(scale)
     settings = known[pick(regime, known, "regime")]
     if "recipe" in settings:
-        found = find("attack", name).recipes
         places = [f"{n}{e}:{regime}" for n in lineage(scale) for e in ("", f"/{encoder}")]
-        has_rate = any("rate" in found.get(p, {}) for p in places)
-        own = {k: v for k, v in own.items() if k != "rate" or has_rate}
+        if not any("rate" in find("attack", name).recipes.get(p, {}) for p in places):
+            own.pop("rate", None)
     return own | {k: v for k, v in settings.items() if k != "about"}
 
 
@@ -331,11 +330,13 @@ def triggers_of(
 def image_count(
     scale: str,  # a scale, or the path of a JSON file
     split: str = "val",  # of the labelled images
+    smoke: bool = False,  # in the smallest form
 ) -> int | None:  # None: all
     "How many labelled images of a split a run is measured on. Raises `ParnbError` for an unknown split. Source: ours."
     known = data_of(scale).splits
     most, there = load_preset(scale)["images"], known[pick(split, known, "split of the labelled images")]
-    return min(most, there) if most and there else most
+    count = min(most, there) if most and there else most
+    return min(260, count or 260) if smoke else count
 
 
 def _names(scale: str, encoder: str | None, attack: str | None, method: str | None) -> tuple[str, str, str, str]:
@@ -349,6 +350,12 @@ def _names(scale: str, encoder: str | None, attack: str | None, method: str | No
     pick(encoder, preset["encoders"], "encoder")
     pick(method, ["none", *methods_at("cleaner", scale)], "method")
     return scale, encoder, attack, method
+
+
+def _rebound(preset: dict, given: dict | None, smoke: bool) -> Rebound | None:
+    "The training after the cleaning, on as many pairs as the scale poisons."
+    made = given and Rebound(**dict(count=preset["pairs"]["poison"]) | given)
+    return made.smallest() if made and smoke else made or None
 
 
 def make_run(
@@ -397,14 +404,11 @@ def make_run(
     given |= dict(regime=regime, against=dict(method=against) if isinstance(against, str) else against)
     clean = dict(recipe=recipe, pairs=pairs, clean_count=clean_count, part=part, parameters=parameters)
     clean["contaminated"] = contaminated
-    images = image_count(scale, split)
-    images = min(260, images or 260) if smoke else images
+    images = image_count(scale, split, smoke)
     about = dict(scale=scale, encoder=encoder, seed=seed, images=images, after=after, head=head, split=split)
     about |= dict(regime=regime, triggered_resize=triggered_resize or preset.get("triggered_resize", "crop"))
     try:
-        if rebound:
-            further = Rebound(**dict(count=preset["pairs"]["poison"]) | rebound)
-            about["rebound"] = further.smallest() if smoke else further
+        about["rebound"] = _rebound(preset, rebound, smoke)
         if method != "none":
             about["cleaning"] = _cleaning(scale, encoder, method, clean, smoke)
         if attack != "none":

@@ -70,7 +70,7 @@ class PatchCodec:
         x = F.pixel_shuffle(x.permute(0, 3, 1, 2), self.patch)
         return x.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
-# %% ../../nbs/api/synthetic/diffusion.ipynb #8dbe8127
+# %% ../../nbs/api/synthetic/diffusion.ipynb #d5c127e8
 def _read_captions(clip: nn.Module, tokens: Tensor, device) -> dict[str, Tensor]:
     "Arguments of the U-Net: all tokens for its attention; and the end token, which CLIP trains, for every layer."
     tokens = shorten(clip, tokens).to(next(clip.parameters()).device)
@@ -96,6 +96,7 @@ class DenoisingObjective(nn.Module):
         super().__init__()
         unet.set_attn_processor(AttnProcessor())  # 1.6 times as fast as fused attention, for only 64 positions
         self.model, self.recipe, self.drop, self.frozen = unet, recipe, drop, [clip.eval().requires_grad_(False)]
+        self.notes = {}  # as of `Objective`; nothing to note
 
     def configure(self, compute):
         "Nothing to set: no option of `Compute` applies to the U-Net."

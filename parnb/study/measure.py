@@ -21,14 +21,14 @@ from .results import is_result, plain, record_result, results
 from .runs import Run, make_run
 from .scale_data import data_of
 
-# %% ../../nbs/api/study/measure.ipynb #b30b3623
+# %% ../../nbs/api/study/measure.ipynb #5386b858
 def settings_of(
     run: Run,  # any
 ) -> dict:  # the first columns of its row
     "The settings of a run as flat columns. Source: ours."
     row = dict(key=run.key, scale=scale_name(run.scale), encoder=run.encoder, attack="none", method="none")
     row |= dict.fromkeys(("pairs", "clean_count", "poison_count", "rate", "target", "mode", "against"))
-    row |= dict(seed=run.seed, after=run.after and run.after.key, head=run.head)
+    row |= dict(seed=run.seed, after=run.after and run.after.key, head=run.head, split=run.split)
     if a := run.attack:
         p = a.poisoning
         row |= dict(attack=p.attack, poison_count=a.count, rate=p.rate, target=p.target, mode=p.mode)
@@ -42,7 +42,7 @@ def settings_of(
     row |= {} if run.triggered_resize == "crop" else dict(triggered_resize=run.triggered_resize)
     return row | (dict(rebound_steps=run.rebound.at, rebound_lr=run.rebound.lr) if run.rebound else {})
 
-# %% ../../nbs/api/study/measure.ipynb #76c1f6f7
+# %% ../../nbs/api/study/measure.ipynb #280aa62a
 def _columns(
     name: str,
     rate: dict,
@@ -115,11 +115,7 @@ def measure(
         e["head"] = probe(run)
     views = ["clean", *(["triggered"] if run.attack else run.triggers or {})]
     predicted = {v: predict(e[v], e["head"]) for v in views}
-    row = (
-        settings_of(run)
-        | dict(split=run.split)
-        | _columns("clean_accuracy", clean_accuracy(e["clean"], e["head"], val.labels), "n_clean")
-    )
+    row = settings_of(run) | _columns("clean_accuracy", clean_accuracy(e["clean"], e["head"], val.labels), "n_clean")
     row |= _attack_rates(run, e, val)
     shown = {"triggered": "", **{t: f"_{t}" for t in run.triggers or {}}}
     row |= {f"clean_accuracy_triggered{shown[v]}": float((predicted[v] == val.labels).mean()) for v in views[1:]}

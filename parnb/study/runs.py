@@ -70,7 +70,7 @@ class Attack(BaseModel):
     count: int | None = Field(None, gt=0)  # pairs, clean ones included; None: all that there are
     against: CleanerSettings | None = None  # a cleaner that the attacker knows: poison under its objective
 
-# %% ../../nbs/api/study/runs.ipynb #4a502181
+# %% ../../nbs/api/study/runs.ipynb #d4ce6063
 def encoder_of(
     scale: str,  # a scale, or the path of a JSON file
     encoder: str,  # one of its encoders
@@ -195,7 +195,7 @@ class Run(BaseModel):
         return content_key(
             dict(
                 model=self.final_key,
-                data=[data.key(self.split), data.key("retrieval")],
+                data=[data.key(s) for s in (self.split, "retrieval", *["dev"] * (self.split == "test"))],
                 images=self.images,
                 head=self.head,
                 under=[trigger_id(t, p) for t, p in under.items()] or None,

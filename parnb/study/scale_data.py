@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Scenes', 'Files', 'data_of']
 
-# %% ../../nbs/api/study/scale_data.ipynb #6e319546
+# %% ../../nbs/api/study/scale_data.ipynb #b1987ba1
 import os
 import re
 from functools import lru_cache
@@ -19,10 +19,11 @@ from ..data.corpora import expand_shards, open_source
 from ..data.labelled import open_captions, open_classes, read_names
 from ..data.pairs import Pairs
 from ..data.scenes import NAMES, PROMPTS, SPLITS, scene_contents, scene_key, scenes
+from ..progress import progress
 from ..scales import load_preset
 from ..synthetic.pairs import synthetic_id, synthetic_pairs
 
-# %% ../../nbs/api/study/scale_data.ipynb #bc1c31e3
+# %% ../../nbs/api/study/scale_data.ipynb #af3ea5c2
 class Scenes:
     "The data of the scale tiny: emoji scenes, rendered on first use. Source: ours."
 
@@ -53,16 +54,19 @@ class Scenes:
         pick(use, ("clean", "poison"), "pairs of which a part can be taken")
         known = np.random.default_rng([seed, 260]).permutation(NAMES)[: round((concepts or 1) * len(NAMES))]
         known, chosen = set(known), []
-        for i in range(SPLITS[use].count):
-            shown = scene_contents(use, i)
-            if all(name in known and style in (None, drawn) for name, drawn in shown):
-                chosen.append(i)
+        with progress("choosing pairs", count, "pairs") as bar:
+            for i in range(SPLITS[use].count):
+                if all(name in known and style in (None, drawn) for name, drawn in scene_contents(use, i)):
+                    chosen.append(i)
+                    bar.step(1)
+                if len(chosen) == count:
+                    break
         if len(chosen) < count:
             raise ParnbError(
                 f"{len(chosen)} of the {SPLITS[use].count} scenes to {use} with are in this part, and {count} are "
                 "asked for: lower --clean-count"
             )
-        return scenes(use).take(np.array(chosen[:count]))
+        return scenes(use, chosen[-1] + 1).take(np.array(chosen))
 
     def labelled(self, count: int, size: int = 64, split: str = "val") -> Pairs:
         "Labelled images to measure on."

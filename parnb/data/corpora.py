@@ -6,8 +6,7 @@
 __all__ = ['IMAGE_COLUMNS', 'CAPTION_COLUMNS', 'find_column', 'check_caption', 'is_shards', 'expand_shards', 'index_shards',
            'load_dataset', 'image_reader', 'fetch_rows', 'open_source']
 
-# %% ../../nbs/api/data/corpora.ipynb #1e39dbe9
-import csv
+# %% ../../nbs/api/data/corpora.ipynb #55bcc051
 import io
 import itertools
 import json
@@ -21,11 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from ..core import CACHE, ParnbError, content_key, explain_os, locked, pick, write_file
-from .images import IMAGE_SUFFIXES, Column, Images, open_index
+from .csv_rows import read_header, read_rows
+from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Column, Images, open_index
 from .pairs import Pairs
+from .unusable import Lost, check_lost
 from ..progress import progress
 
-# %% ../../nbs/api/data/corpora.ipynb #0c8ff427
+# %% ../../nbs/api/data/corpora.ipynb #b8335b7e
 IMAGE_COLUMNS = ("image", "filepath", "image_path", "path", "file_name", "filename", "jpg", "png")
 CAPTION_COLUMNS = ("caption", "title", "text", "txt", "prompt")
 _REMEDIES = {
@@ -55,11 +56,10 @@ def find_column(
 
 def check_caption(
     text: str,  # a caption
-    where: str,  # its place, for the message
 ) -> str:  # the same caption
-    "Return a caption. Raises `ParnbError` where it is empty or no text. Source: ours."
+    "Return a caption. Raises `ValueError` where it is empty or no text. Source: ours."
     if not isinstance(text, str) or not text.strip():
-        raise ParnbError(f"the caption of {where} is empty: write one, or remove the row")
+        raise ValueError("the caption is empty")
     return text
 
 # %% ../../nbs/api/data/corpora.ipynb #a80c04ab
@@ -91,14 +91,14 @@ def expand_shards(
         )
     return found
 
-# %% ../../nbs/api/data/corpora.ipynb #e9a2bbc4
+# %% ../../nbs/api/data/corpora.ipynb #9e1875c2
 def index_shards(
     tars: Sequence[str],  # paths
     most: int | None,  # only the first `most` images; None: all
     ext: str,  # extension of the file beside each image: "txt" or "cls"
     what: str,  # the column its content goes to
-    check: Callable[[str, str], object],  # content, place -> the value to store
-) -> tuple:  # the table; position -> the image's name and file content; the key of the index
+    check: Callable[[str], object],  # content -> the value to store; raises `ValueError` for what cannot be used
+) -> tuple:  # the table; position -> the image's name and file content; the key of the index; what is left out
     "Index the images of tar files and what stands beside them. Raises `ParnbError` for a damaged file. Source: ours."
 
     def rows():
@@ -107,7 +107,7 @@ def index_shards(
 
     stats = [(t, (s := os.stat(t)).st_size, s.st_mtime_ns) for t in tars]
     key = content_key(["shards", stats, most, *[ext] * (ext != "txt")])
-    table = open_index(f"{len(tars)} shards", key, rows, most)
+    table, lost = open_index(f"{len(tars)} shards", key, rows, most)
     shard, start, length = (table[c].to_numpy() for c in ("shard", "start", "length"))
 
     def read(i):
@@ -115,35 +115,54 @@ def index_shards(
             f.seek(start[i])
             return f"{tars[shard[i]]} at {start[i]}", f.read(length[i])
 
-    return table, read, key
+    return table, read, key, lost
 
 
-def _shard_rows(path: str, shard: int, ext: str, what: str, check: Callable) -> Iterator[dict]:
-    "One row for each image of a tar file that has a file of extension `ext` beside it."
+def _samples(path: str, shard: int, ext: str, what: str) -> Iterator[tuple[str, dict]]:
+    "The name of each sample of a tar file; where its image lies, and the content of its file of extension `ext`."
     from webdataset.tariterators import base_plus_ext
 
+    with tarfile.open(path) as tar:
+        row, stem = {}, None
+        for m in tar:
+            base, end = base_plus_ext(m.name) if m.isfile() else (None, None)
+            if end is None:
+                continue
+            if base != stem:
+                if stem is not None:
+                    yield stem, row
+                row, stem = {}, base
+            if len(row) == 4:
+                continue  # further files of a complete sample
+            if end.lower() == ext:
+                row[what] = tar.extractfile(m).read()
+            elif f".{end.lower()}" in IMAGE_SUFFIXES:
+                row |= dict(shard=shard, start=m.offset_data, length=m.size)
+        if stem is not None:
+            yield stem, row
+
+
+def _shard_rows(path: str, shard: int, ext: str, what: str, check: Callable) -> Iterator[dict | Lost]:
+    "One row for each sample of a tar file."
     try:
-        with tarfile.open(path) as tar:
-            row, stem = {}, None
-            for m in tar:
-                if not m.isfile():
-                    continue
-                base, end = base_plus_ext(m.name)
-                if base != stem:
-                    row, stem = {}, base
-                if end is None:
-                    continue
-                if end.lower() == ext:
-                    row[what] = tar.extractfile(m).read().decode()
-                elif f".{end.lower()}" in IMAGE_SUFFIXES:
-                    row |= dict(shard=shard, start=m.offset_data, length=m.size)
-                if len(row) == 4:
-                    yield row | {what: check(row[what], f"{base} in {path}")}
-                    row = {}
-    except (tarfile.TarError, EOFError, UnicodeDecodeError) as e:
+        for name, row in _samples(path, shard, ext, what):
+            place, missing = (
+                f"{name} in {Path(path).name}",
+                ["image"] * ("start" not in row) + [ext] * (what not in row),
+            )
+            if missing:
+                yield Lost(place, f"the sample has no {' and no '.join(missing)}")
+                continue
+            try:
+                yield row | {what: check(row[what].decode("utf-8-sig"))}
+            except UnicodeDecodeError:
+                yield Lost(place, f"its {ext} is not in UTF-8")
+            except ValueError as e:
+                yield Lost(place, str(e))
+    except (tarfile.TarError, EOFError) as e:
         raise ParnbError(f"{path} is damaged ({e}): restore it, or leave it out of the pattern") from None
 
-# %% ../../nbs/api/data/corpora.ipynb #6b4fa53b
+# %% ../../nbs/api/data/corpora.ipynb #c1feefb6
 def load_dataset(
     name: str,  # "org/name", "org/name@commit", or a folder
     split: str,  # "train"
@@ -181,12 +200,18 @@ def image_reader(
     raw = ds.cast_column(image, datasets.Image(decode=False))
 
     def read(i):
-        x = raw[i][image]
-        return f"row {i}", x["bytes"] or Path(x["path"]).read_bytes()
+        if (content := _content(raw[i][image])) is None:
+            raise ValueError(f"row {i} has no image")
+        return f"row {i}", content
 
     return read
 
-# %% ../../nbs/api/data/corpora.ipynb #f50d4ffa
+
+def _content(x: dict | None) -> bytes | None:
+    "The image file of a row, None if there is none."
+    return x and (x["bytes"] or (Path(x["path"]).read_bytes() if x["path"] else None))
+
+# %% ../../nbs/api/data/corpora.ipynb #1f303beb
 def fetch_rows(
     name: str,  # a dataset, as for `load_dataset`
     split: str,  # "train"
@@ -197,7 +222,7 @@ def fetch_rows(
 ) -> tuple[list[str], list[str] | None]:  # the shards that hold these rows; the class names, where the dataset has some
     """Find or fetch the first rows of a dataset as shards in the cache. An interruption loses at most one shard.
 
-    Raises `ParnbError` for a missing column, an empty caption or a failing network. Source: ours, through datasets."""
+    Raises `ParnbError` for a missing column or a failing network. Source: ours, through datasets."""
     given = {k: given for k, (given, *_) in wanted.items()}
     folder = CACHE / f"hub-{content_key([name, split, per_shard, given])}"
     needed = most and -(-most // per_shard)
@@ -234,7 +259,7 @@ def _fetch_shards(
             bar.step(done)
             while not _enough(state, needed):
                 part = list(itertools.islice(rows, per_shard))
-                data = _pack_rows(part, done, columns, name)
+                data = _pack_rows(part, done, columns)
                 folder.mkdir(parents=True, exist_ok=True)
                 if part:
                     write_file(folder / f"{state['shards']:05d}.tar", data)
@@ -253,68 +278,61 @@ def _fetch_shards(
         ) from None
 
 
-def _pack_rows(rows: list[dict], first: int, columns: dict[str, str], name: str) -> bytes:
-    "Rows as a tar file in WebDataset's format; `first` is the number of the first row."
+def _pack_rows(rows: list[dict], first: int, columns: dict[str, str]) -> bytes:
+    "Rows as a tar file in WebDataset's format; `first` is the number of the first row. What a row lacks is left out."
     import webdataset as wds
 
     data = io.BytesIO()
     with wds.TarWriter(data, mtime=0.0) as tar:
         for i, r in enumerate(rows, first):
-            x = r[columns["jpg"]]
-            other = {k: r[c] for k, c in columns.items() if k != "jpg"}
-            if "txt" in other:
-                check_caption(other["txt"], f"row {i} of {name}")
-            tar.write(dict(__key__=f"{i:08d}", jpg=x["bytes"] or Path(x["path"]).read_bytes(), **other))
+            found = {k: _content(r[c]) if k == "jpg" else r[c] for k, c in columns.items()}
+            tar.write(dict(__key__=f"{i:08d}", **{k: v for k, v in found.items() if v is not None}))
     return data.getvalue()
 
-# %% ../../nbs/api/data/corpora.ipynb #ed3fa0e8
+# %% ../../nbs/api/data/corpora.ipynb #6072b282
 def _open_csv(path: Path, size: int, image, caption, root, sep, most, limit) -> Pairs:
     "Pairs of a csv."
-    import pandas as pd
-
-    known, sep = _read_header(path, sep)
+    known, sep = read_header(path, sep)
     image = find_column(image, IMAGE_COLUMNS, known, "images", path.name)
     caption = find_column(caption, CAPTION_COLUMNS, known, "captions", path.name)
-    options = dict(sep=sep, usecols=[image, caption], dtype=str, keep_default_na=False, encoding="utf-8-sig")
 
     def rows():
-        try:
-            for part in pd.read_csv(path, chunksize=10_000, **options):
-                for i, p, c in zip(part.index, part[image], part[caption]):
-                    yield dict(caption=check_caption(c, f"row {i + 2} of {path.name}"), place=p)
-        except (pd.errors.ParserError, UnicodeDecodeError) as e:
-            raise ParnbError(f"{path} is damaged: {e}") from None
+        for r in read_rows(path, image, caption, sep):
+            yield r if isinstance(r, Lost) else dict(caption=r[1], place=r[0])
 
     stat = path.stat()
     key = content_key(["csv", str(path.resolve()), stat.st_size, stat.st_mtime_ns, image, caption, sep, most])
     return _in_files(path.name, key, rows, Path(root) if root else path.parent, size, most, limit)
 
 
-def _read_header(path: Path, sep: str | None) -> tuple[list[str], str]:
-    "The columns of a csv, with or without a byte-order mark, and its separator."
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as f:
-            head = f.readline()
-        sep = max(",\t;|", key=head.count) if sep is None else sep
-        return next(csv.reader([head], delimiter=sep)), sep
-    except (OSError, UnicodeDecodeError, StopIteration) as e:
-        raise ParnbError(
-            f"{path} cannot be read as a csv ({e or 'it is empty'}): its first line must name the columns"
-        ) from None
-
-
 def _open_folder(path: Path, size: int, most, limit) -> Pairs:
     "Pairs of a folder: images with a .txt beside each."
+    known = IMAGE_SUFFIXES + OTHER_SUFFIXES
+    files = sorted(p for p in path.rglob("*") if p.suffix == ".txt" or p.suffix.lower() in known)
+    texts = {p for p in files if p.suffix == ".txt"}
+    beside = {p.with_suffix(".txt") for p in files if p not in texts}
 
     def rows():
-        for f in sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
-            t = f.with_suffix(".txt")
-            if not t.exists():
-                raise ParnbError(f"{f} has no caption: write one into {t.name} beside it")
-            yield dict(caption=check_caption(t.read_text(encoding="utf-8").strip(), str(t)), place=str(f))
+        for f in files:
+            place, text = str(f.relative_to(path)), f.with_suffix(".txt")
+            if f.suffix.lower() in OTHER_SUFFIXES:
+                yield Lost(place, f"files of the type {f.suffix} are not read: convert it to .png")
+            elif f in texts:
+                if f not in beside:
+                    yield Lost(place, "the text has no image of its name beside it")
+            elif text not in texts:
+                yield Lost(place, "the image has no .txt of its name beside it")
+            else:
+                try:
+                    yield dict(caption=check_caption(text.read_text(encoding="utf-8-sig").strip()), place=str(f))
+                except UnicodeDecodeError:
+                    yield Lost(place, "its .txt is not in UTF-8")
+                except ValueError as e:
+                    yield Lost(place, str(e))
 
-    # .gif joined the image suffixes later: its files are listed so that an older index without them is not used
-    listed = [p for p in sorted(path.rglob("*")) if p.suffix == ".txt" or p.suffix.lower() == ".gif"]
+    # what joined later is listed so that an older index without it is not used: GIF files, and what cannot be used
+    unusual = (".txt", ".gif", *OTHER_SUFFIXES)
+    listed = [p for p in files if p.suffix.lower() in unusual or p.with_suffix(".txt") not in texts]
     listed = [(p.name, (s := p.stat()).st_size, s.st_mtime_ns) for p in listed]
     key = content_key(["folder", str(path.resolve()), listed, most])
     return _in_files(path.name, key, rows, Path(), size, most, limit)
@@ -322,21 +340,22 @@ def _open_folder(path: Path, size: int, most, limit) -> Pairs:
 
 def _in_files(name: str, key: str, rows: Callable, folder: Path, size: int, most, limit) -> Pairs:
     "Pairs whose images are files in a folder."
-    table = open_index(name, key, rows, most)
+    table, lost = open_index(name, key, rows, most)
     places = Column(table["place"])
-    return _in_table(name, key, table, lambda i: (p := places[i], (folder / p).read_bytes()), size, limit)
+    return _in_table(name, key, table, lambda i: ((p := places[i]), (folder / p).read_bytes()), size, limit, lost)
 
 
 def _open_shards(tars: Sequence[str], size: int, most, limit) -> Pairs:
     "Pairs of tar files."
-    table, read, key = index_shards(tars, most, "txt", "caption", check_caption)
-    return _in_table(f"{len(tars)} shards", key, table, read, size, limit)
+    table, read, key, lost = index_shards(tars, most, "txt", "caption", check_caption)
+    return _in_table(f"{len(tars)} shards", key, table, read, size, limit, lost)
 
 
-def _in_table(name: str, key: str, table, read: Callable, size: int, limit: float) -> Pairs:
+def _in_table(name: str, key: str, table, read: Callable, size: int, limit: float, lost: Sequence[Lost]) -> Pairs:
     "Pairs whose captions are a column of an index."
     n = len(table)
-    return Pairs(Images(read, n, size, limit, key), Column(table["caption"]), np.arange(n), np.full(n, -1), name)
+    check_lost(lost, n + len(lost), f"pairs of {name}", limit)
+    return Pairs(Images(read, n, size, limit, key, lost), Column(table["caption"]), np.arange(n), np.full(n, -1), name)
 
 
 def _open_hub(name: str, size: int, image, caption, most, limit, split: str, streaming: bool | None) -> Pairs:
@@ -353,11 +372,17 @@ def _open_hub(name: str, size: int, image, caption, most, limit, split: str, str
         ds = ds.select(range(min(most, len(ds))))
     image = find_column(image, IMAGE_COLUMNS, ds.column_names, "images", name)
     caption = find_column(caption, CAPTION_COLUMNS, ds.column_names, "captions", name)
+    texts = (t for part in ds.select_columns([caption]).iter(10_000) for t in part[caption])
+    empty = [i for i, t in enumerate(texts) if not isinstance(t, str) or not t.strip()]
+    lost = [Lost(f"row {i}", "the caption is empty") for i in empty]
+    check_lost(lost, len(ds), f"pairs of {name}", limit)
+    if empty:
+        ds = ds.select(np.setdiff1d(np.arange(len(ds)), empty))
     n = len(ds)
-    images = Images(image_reader(ds, image), n, size, limit, ds._fingerprint)
+    images = Images(image_reader(ds, image), n, size, limit, ds._fingerprint, lost)
     return Pairs(images, ds[caption], np.arange(n), np.full(n, -1), name)
 
-# %% ../../nbs/api/data/corpora.ipynb #616d1c95
+# %% ../../nbs/api/data/corpora.ipynb #fffad3c5
 def open_source(
     source: str | Path,  # "pairs.csv", "shards/{00000..00331}.tar", a folder, or "hf:org/name@commit"
     size: int,  # px, the model's image size
@@ -367,15 +392,15 @@ def open_source(
     sep: str | None = None,  # the csv's separator; by default the most frequent of , tab ; | in its first line
     most: int | None = None,  # read at most this many pairs
     skip: int = 0,  # leave out this many pairs at the start
-    limit: float = 0.01,  # largest share of unreadable images
+    limit: float = 0.01,  # largest share of pairs that cannot be used, and of images that cannot be read
     split: str = "train",  # of a Hugging Face dataset
     # fetch only the first `most` rows of a Hugging Face dataset; by default where `most` is given and it is no folder
     streaming: bool | None = None,
 ) -> Pairs:  # images decoded on demand, captions memory-mapped, labels unknown
-    """Open image-text pairs.
+    """Open image-text pairs. What cannot be used, such as a row without caption, is left out with a warning.
 
     Raises `ParnbError` for a source that does not exist, a pattern without files, an unknown column (naming the
-    nearest), or an empty caption (naming its row). Source: ours."""
+    nearest), and for too many pairs that cannot be used (naming their rows). Source: ours."""
     name = str(source)
     if skip:
         first = open_source(source, size, image, caption, root, sep, most and most + skip, 0, limit, split, streaming)
@@ -404,6 +429,6 @@ def _skip_pairs(pairs: Pairs, skip: int, size: int, limit: float) -> Pairs:
             "give a source with more pairs, or another source"
         )
     x, captions = pairs.images, pairs.captions
-    images = Images(lambda i: x.read(i + skip), len(x) - skip, size, limit, content_key([x.key, skip]))
+    images = Images(lambda i: x.read(i + skip), len(x) - skip, size, limit, content_key([x.key, skip]), x.lost)
     captions = Column(captions.column.slice(skip)) if isinstance(captions, Column) else captions[skip:]
     return Pairs(images, captions, pairs.ids[skip:], pairs.labels[skip:], pairs.name)

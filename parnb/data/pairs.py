@@ -6,7 +6,7 @@
 __all__ = ['Pairs', 'concat', 'article', 'plurals', 'mentions', 'save_pairs', 'open_pairs', 'resize_and_crop', 'to_dataset',
            'from_dataset']
 
-# %% ../../nbs/api/data/pairs.ipynb #4c01b602
+# %% ../../nbs/api/data/pairs.ipynb #d37415e0
 import io
 import json
 import re
@@ -21,6 +21,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resize
 
 from ..core import ARTIFACTS, CACHE, ParnbError, file_sha256, pick
+from .unusable import Lost, check_lost
 from ..progress import progress
 
 # %% ../../nbs/api/data/pairs.ipynb #c82a34bf
@@ -219,18 +220,20 @@ def to_dataset(
     ds.info.description, ds.info.license = card, license
     return ds
 
-# %% ../../nbs/api/data/pairs.ipynb #08ad5b53
-def _decode_row(ds, i: int, image: str, caption: str, size: int) -> tuple[np.ndarray, str]:
-    "The image and the caption of row `i`."
+# %% ../../nbs/api/data/pairs.ipynb #87f8f183
+def _decode_row(ds, i: int, image: str, caption: str, size: int) -> tuple[np.ndarray, str] | Lost:
+    "The image and the caption of row `i`, or why it cannot be used."
     try:
         row = ds[i]  # a lazy dataset decodes here
-        im = row[image]
-        im = (im if isinstance(im, Image.Image) else Image.open(im)).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as e:
-        raise ParnbError(f"the image of row {i} cannot be read ({e}): remove or replace it") from None
+        if row[image] is None:
+            return Lost(f"row {i}", "it has no image")
+        im = row[image] if isinstance(row[image], Image.Image) else Image.open(row[image])
+        x = resize_and_crop(im.convert("RGB"), size)
+    except Exception as e:  # Pillow's readers of damaged files raise errors of many kinds
+        return Lost(f"row {i}", f"its image cannot be read ({e})")
     if not str(row[caption] or "").strip():
-        raise ParnbError(f"the caption of row {i} is empty: remove the row or add a caption")
-    return resize_and_crop(im, size), str(row[caption])
+        return Lost(f"row {i}", "its caption is empty")
+    return x, str(row[caption])
 
 
 def from_dataset(
@@ -238,23 +241,30 @@ def from_dataset(
     image: str = "image",  # the column of images
     caption: str = "caption",  # the column of captions
     size: int = 64,  # px: the shorter edge is resized to it (bicubic), then the centre is cropped
+    limit: float = 0.0,  # in [0, 1]: the largest share of rows that are left out because they cannot be used
 ) -> Pairs:  # in memory
     """Decode a dataset into `Pairs`.
 
-    Raises `ParnbError` for an unknown column, an unreadable image and an empty caption. Source: ours."""
+    Raises `ParnbError` for an unknown column, and for too many unreadable images and empty captions. Source: ours."""
     columns = getattr(ds, "column_names", None) or list(ds[0])
     for c in (image, caption):
         pick(c, columns, "column")
-    images, captions = np.empty((len(ds), size, size, 3), np.uint8), []
+    images, captions, kept, lost = np.empty((len(ds), size, size, 3), np.uint8), [], [], []
     with progress("decoding pairs", len(ds), "pairs") as bar:
         for i in range(len(ds)):
-            images[i], text = _decode_row(ds, i, image, caption, size)
-            captions.append(text)
+            found = _decode_row(ds, i, image, caption, size)
+            if isinstance(found, Lost):
+                lost.append(found)
+            else:
+                images[len(kept)], text = found
+                captions.append(text)
+                kept.append(i)
             bar.step()
+    check_lost(lost, len(ds), "rows of the dataset", limit)
     concept = getattr(ds, "features", {}).get("concept") if "concept" in columns else None
     names = tuple(getattr(concept, "names", None) or ())
     labels = np.asarray(ds["concept"], np.int64) if names else np.full(len(ds), -1)
     ids = np.arange(len(ds))
     if "id" in columns:
         ids = np.asarray(ds["id"] if hasattr(ds, "column_names") else [row["id"] for row in ds], np.int64)
-    return Pairs(images, captions, ids, labels, "dataset", names)
+    return Pairs(images[: len(kept)], captions, ids[kept], labels[kept], "dataset", names)

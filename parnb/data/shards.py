@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pack_shard', 'read_manifest', 'claim_folder', 'write_manifest', 'write_shards', 'read_shards']
 
-# %% ../../nbs/api/data/shards.ipynb #3b790f1e
+# %% ../../nbs/api/data/shards.ipynb #9720b648
 import io
 import json
 import re
@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..core import ParnbError, content_key, explain_os, file_sha256, locked, write_file
+from ..core import ARTIFACTS, CACHE, ParnbError, content_key, explain_os, file_sha256, locked, write_file
+from .images import IMAGE_SUFFIXES
 from .pairs import Pairs, concat, from_dataset
 from .scenes import SIZE
 from ..progress import progress
@@ -41,7 +42,13 @@ def pack_shard(
             tar.write({"__key__": f"{i:08d}", "png": png.getvalue(), "txt": c, "json": text})
     return data.getvalue()
 
-# %% ../../nbs/api/data/shards.ipynb #87c5c899
+# %% ../../nbs/api/data/shards.ipynb #225ce1e2
+def _again(folder: Path) -> str:
+    "How to get whole shards again; only a folder in the cache may be deleted."
+    ours = any(folder.resolve().is_relative_to(p.resolve()) for p in (CACHE, ARTIFACTS))
+    return f"delete the folder {folder} and run again" if ours else "write the pairs into a new folder"
+
+
 def read_manifest(
     folder: str | Path,  # a folder of shards
 ) -> dict:  # key, count, made with, shards
@@ -54,7 +61,7 @@ def read_manifest(
             f"{path} is missing, so {folder} holds no complete set of shards: write them again, or give another folder"
         ) from None
     except ValueError:
-        raise ParnbError(f"{path} is damaged: delete {folder} and write the shards again") from None
+        raise ParnbError(f"{path} is damaged: {_again(path.parent)}") from None
 
 
 def claim_folder(
@@ -68,7 +75,7 @@ def claim_folder(
     if complete and read_manifest(folder)["key"] == key:
         return None
     if complete or folder.exists() and any(folder.iterdir()) and not parts.exists():
-        raise ParnbError(f"{folder} already holds something else: choose another folder, or delete this one")
+        raise ParnbError(f"{folder} already holds something else: choose another folder")
     try:
         parts.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -115,15 +122,17 @@ def write_shards(
         parts.rmdir()
     return folder
 
-# %% ../../nbs/api/data/shards.ipynb #34ceaaa7
+# %% ../../nbs/api/data/shards.ipynb #968b85a5
 def read_shards(
     source: str | Path | Sequence[str | Path],  # a folder of shards with a manifest, or tar files
     size: int = SIZE,  # px: images are resized and cropped to it
     skip: bool = False,  # leave out damaged shards with a warning, instead of raising an error
+    limit: float = 0.0,  # in [0, 1]: the largest share of samples that are left out because they cannot be used
 ) -> Pairs:  # in memory; labels are unknown
-    """Read pairs (`png` or `jpg`, and `txt`) from shards.
+    """Read pairs (an image, and `txt`) from shards.
 
-    Raises `ParnbError` naming a damaged shard, or a pair without image or caption. Source: ours, through webdataset."""
+    Raises `ParnbError` naming a damaged shard, and for too many samples without a readable image or a caption.
+    Source: ours, through webdataset."""
     if isinstance(source, (str, Path)):
         expected = {Path(source) / s["name"]: s["sha256"] for s in read_manifest(source)["shards"]}
     else:
@@ -132,7 +141,7 @@ def read_shards(
     with progress("reading shards", len(expected), "shards") as bar:
         for path, sha in expected.items():
             try:
-                parts.append(_read_shard(path, sha, size))
+                parts.append(_read_shard(path, sha, size, limit))
             except ParnbError as e:
                 if not skip:
                     raise
@@ -145,31 +154,29 @@ def read_shards(
     return concat(parts, f"{len(parts)} shards")
 
 
-def _read_shard(path: Path, sha: str | None, size: int) -> Pairs:
+def _row(sample: dict) -> dict:
+    "The row of a sample; what it lacks is None."
+    image = next((x for k, x in sample.items() if f".{k.lower()}" in IMAGE_SUFFIXES), None)
+    caption, number = sample.get("txt", b"").decode("utf-8-sig"), re.sub(r"\D", "", sample["__key__"])
+    return dict(image=image and io.BytesIO(image), caption=caption, id=int(number or -1))
+
+
+def _read_shard(path: Path, sha: str | None, size: int, limit: float) -> Pairs:
     "The pairs of one shard, whose checksum is verified where it is known."
     import webdataset as wds
 
-    remedy = f"restore {path.name}, or delete its folder and write the pairs again"
+    remedy = f"restore {path.name}, or {_again(path.parent)}"
     if sha and file_sha256(path) != sha:
         raise ParnbError(f"{path} is truncated or altered (its checksum does not match the manifest): {remedy}")
     if not path.exists():
         raise ParnbError(f"{path} is missing: {remedy}")
     try:
-        rows = [
-            dict(
-                image=io.BytesIO(r.get("png") or r.get("jpg") or r["jpeg"]),
-                caption=r["txt"].decode(),
-                id=int(re.sub(r"\D", "", r["__key__"]) or -1),
-            )
-            for r in wds.WebDataset(str(path), shardshuffle=False)
-        ]
+        rows = [_row(r) for r in wds.WebDataset(str(path), shardshuffle=False)]
     except (OSError, ValueError, tarfile.TarError, EOFError) as e:
         raise ParnbError(f"{path} cannot be read ({e}): {remedy}") from None
-    except KeyError as e:
-        raise ParnbError(f"a pair of {path} has no {e.args[0]}: every pair needs a png or jpg and a txt") from None
     if not rows:
         raise ParnbError(f"{path} holds no pair: {remedy}")
     try:
-        return from_dataset(rows, size=size)
+        return from_dataset(rows, size=size, limit=limit)
     except ParnbError as e:
         raise ParnbError(f"{path}: {e}") from None

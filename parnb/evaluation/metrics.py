@@ -17,12 +17,22 @@ from ..core import ParnbError
 from ..data.pairs import mentions
 from .statistics import rate_with_interval
 
-# %% ../../nbs/api/evaluation/metrics.ipynb #16b2f282
+# %% ../../nbs/api/evaluation/metrics.ipynb #b903ced1
 def predictions(
     emb: Tensor,  # float [N, D], image embeddings
     head: Tensor,  # float [C, D], one vector per class
 ) -> np.ndarray:  # int64 [N], positions of the predicted classes
-    "The nearest class of each image. Source: CLIP."
+    """The nearest class of each image.
+
+    Raises `ParnbError` for embeddings that are not finite, of which the largest score would be meaningless.
+    Source: CLIP.
+    """
+    for what, e in (("images", emb), ("classes", head)):
+        if not e.isfinite().all():
+            raise ParnbError(
+                f"{len(e) - int(e.isfinite().all(1).sum())} of {len(e)} embeddings of {what} are not finite (NaN or "
+                "infinite), so no class can be predicted: check the weights of the model"
+            )
     return (emb @ head.T).argmax(1).numpy()
 
 # %% ../../nbs/api/evaluation/metrics.ipynb #28eb0ce7

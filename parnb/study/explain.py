@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['settings_in_words', 'command_of', 'in_words', 'used_in', 'find_result', 'explain', 'difference']
 
-# %% ../../nbs/api/study/explain.ipynb #5ee8d34b
+# %% ../../nbs/api/study/explain.ipynb #9ad6759d
 import shlex
 from typing import Any
 
@@ -13,10 +13,11 @@ import pandas as pd
 
 from ..core import LOCAL, ParnbError, pick
 from ..registry import label
-from ..scales import load_preset, scale_name, scale_names
+from ..scales import scale_name, scale_names
 from .plans import experiments, plan
 from .results import configuration, plain, results, run_of
 from .runs import Run, encoder_of, make_run
+from .scale_data import fitting_experiments
 
 # %% ../../nbs/api/study/explain.ipynb #915e5999
 def _attack_changes(
@@ -95,7 +96,7 @@ def command_of(
             words += [option, repr(v) if isinstance(v, float) else str(v)]
     return shlex.join([*words, "--fresh"])
 
-# %% ../../nbs/api/study/explain.ipynb #3fd9b2cc
+# %% ../../nbs/api/study/explain.ipynb #2d08527d
 def _list(
     values: dict,
 ) -> str:
@@ -194,6 +195,8 @@ def _result_words(
             ends = f"[{100 * row[f'{name}_low']:.1f}, {100 * row[f'{name}_high']:.1f}]"
             n = row.get("n_clean" if name == "clean_accuracy" else "n_triggered")
             out.append(f"{name.replace('_', ' ')}: {100 * row[name]:.1f} % {ends}, n = {int(n):,}")
+    if row.get("target_share_clean") is not None:
+        out.append(f"predicted as the target without the trigger: {100 * row['target_share_clean']:.1f} %")
     return out
 
 
@@ -235,7 +238,7 @@ def explain(
     row = plain(table.loc[key]) if key in table.index else {}
     lines = [f"Run {key} ({row.get('origin', 'not measured')})", "", in_words(run), ""]
     lines += _result_words(row) or ["There is no result yet."]
-    if used := used_in(run) if load_preset(run.scale).get("experiments") else []:
+    if used := used_in(run) if fitting_experiments(run.scale) else []:
         lines += ["", "Used in:", *(f"  {u}" for u in used)]
     lines += ["", "Make it again:", f"  {command_of(run)}"]
     if row:

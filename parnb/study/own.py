@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['own_scale', 'check_out', 'publish']
 
-# %% ../../nbs/api/study/own.ipynb #4030f656
+# %% ../../nbs/api/study/own.ipynb #28a3750a
 import json
 import os
 import shutil
@@ -13,13 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import DATA, ParnbError, content_key, new_folder, write_file
+import open_clip
+
+from ..core import DATA, ParnbError, content_key, new_folder, pick, write_file
 from ..data.labelled import read_names
-from ..scales import check_scale
+from ..models.folders import architecture_of
+from ..scales import check_scale, load_preset
 from .artifacts import read_record
 from .runs import make_run
 
-# %% ../../nbs/api/study/own.ipynb #9102b4a8
+# %% ../../nbs/api/study/own.ipynb #2de50432
 def _absolute(
     place: str | Path,
     named: bool = False,  # it may be an architecture or a tag of open_clip
@@ -36,16 +39,17 @@ def _sources(
     images: str | Path | None,
     names: Sequence[str] | str | Path | None,
     captions: tuple[str | Path | None, str | Path | None],  # the annotations, the folder of the images
+    limit: float | None,
 ) -> dict:
     "The `sources` of a preset."
-    out = {}
+    out, most = {}, {} if limit is None else dict(limit=limit)
     if pairs is not None:
-        out["pairs"] = dict(source=_absolute(pairs), **(pair_options or {}))
+        out["pairs"] = dict(source=_absolute(pairs), **(pair_options or {})) | most
     if images is not None:
         names = read_names(names) if isinstance(names, (str, Path)) else names
-        out["images"] = dict(source=_absolute(images), **(dict(names=list(names)) if names else {}))
+        out["images"] = dict(source=_absolute(images), **(dict(names=list(names)) if names else {})) | most
     if captions[0] is not None:
-        out["captions"] = dict(annotations=_absolute(captions[0]), folder=_absolute(captions[1]))
+        out["captions"] = dict(annotations=_absolute(captions[0]), folder=_absolute(captions[1])) | most
     return out
 
 
@@ -53,9 +57,43 @@ def _check_model(
     model: str | Path,
     checkpoint: str | Path | None,
 ):
-    "Raise `ParnbError` for an architecture without weights."
-    if checkpoint is None and not str(model).startswith("hf-hub:") and not Path(model).expanduser().is_dir():
-        raise ParnbError(f"--model {model} without --checkpoint has random weights: give a file, a folder, or a tag")
+    "Raise `ParnbError` for an architecture without weights, which open_clip would fill at random."
+    if checkpoint is not None or str(model).startswith("hf-hub:") or (path := Path(model).expanduser()).is_dir():
+        return
+    if path.is_file():
+        raise ParnbError(
+            f"--model {model} is a file: name its architecture with --model and the file with --checkpoint"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(pick(str(model), open_clip.list_models(), "model"))
+    listed = f" ({', '.join(tags[:4])}{', …' * (len(tags) > 4)})" if tags else ""
+    raise ParnbError(
+        f"--model {model} without --checkpoint has random weights: give a file, a model folder, or a tag of "
+        f"open_clip{listed}"
+    )
+
+
+def _check_templates(
+    templates: Sequence[str],
+):
+    "Raise `ParnbError` for a template that cannot be filled, or gives every class the same text."
+    for t in templates:
+        try:
+            filled = t.format("banana") != t.format("octopus")
+        except (IndexError, KeyError, ValueError):
+            filled = False
+        if not filled:
+            raise ParnbError(
+                f"the template {t!r} has no {{}} for the class name, or other braces: write it as 'a photo of a {{}}'"
+            )
+
+
+def _encoder_name(
+    base: str,
+    model: str | Path,
+) -> str:
+    'The encoder of the base that has this architecture, whose recipes then count; "own" if there is none.'
+    known = load_preset(base)["encoders"].items()
+    return next((n for n, e in known if architecture_of(e["model"]) == architecture_of(model)), "own")
 
 
 def own_scale(
@@ -74,27 +112,29 @@ def own_scale(
     templates: Sequence[str] | str | Path | None = None,  # prompts with {} for the class name, or a file of them
     target: str | None = None,  # the class that triggers stand for; banana by default
     count: int | None = None,  # measure on so many images only
+    limit: float | None = None,  # largest share of unreadable rows and images, in [0, 1]; None: 0.01
     base: str = "paper",  # the scale whose recipes are used
 ) -> str:  # the path of a preset file, to be used as `scale`
-    """Describe your own model and data as a scale with the encoder "own".
+    """Describe your own model and data as a scale with one encoder.
 
-    Raises `ParnbError` for an unknown base, for templates without {}, and for captions without their images.
-    Source: ours.
+    The encoder has the name of the base's encoder of the same architecture, so that the recipes of that encoder are
+    used, or else the name "own". Raises `ParnbError` for an unknown base, for an architecture without weights, for
+    templates without {}, and for captions without their images. Source: ours.
     """
     check_scale(base)
     if (captions is None) != (captions_images is None):
         raise ParnbError("--captions and --captions-images belong together: a JSON file, and the folder of its images")
     _check_model(model, checkpoint)
-    encoder = {k: _absolute(v, named=True) for k, v in dict(model=model, pretrained=checkpoint).items() if v}
-    sources = _sources(pairs, pair_options, images, names, (captions, captions_images))
+    encoder = {k: v and _absolute(v, named=True) for k, v in dict(model=model, pretrained=checkpoint).items()}
+    sources = _sources(pairs, pair_options, images, names, (captions, captions_images), limit)
     if isinstance(templates, (str, Path)):
         templates = read_names(templates, 1)
-    if wrong := next((t for t in templates or () if "{}" not in t), None):
-        raise ParnbError(f"the template {wrong!r} has no {{}} for the class name: write it as 'a photo of a {{}}'")
+    _check_templates(templates or ())
+    name = _encoder_name(base, model)
     content = dict(
         base=base,
-        encoder="own",
-        encoders={"own": encoder},
+        encoder=name,
+        encoders={name: encoder},
         pairs=dict(poison=None, clean=None),
         images=count,
         sources=dict(only=True) | sources,

@@ -48,12 +48,12 @@ class Rate:
         text = text or f"± {100 * self.sd:.1f} ({len(self.values)} seeds)"
         return f"{100 * self.value:.1f} {text}{'†' if self.local else ''}"
 
-# %% ../../nbs/api/study/rates.ipynb #4f3238ef
+# %% ../../nbs/api/study/rates.ipynb #808952c4
 COUNTS = dict(
     clean_accuracy="n_clean", attack_success_rate="n_triggered", asr_text="n_asr_text"
 )  # measure -> the column with its number of images or texts
 OUTCOME = dict(clean_accuracy="CA", attack_success_rate="ASR")  # measure -> its heading
-_MEASURED = re.compile("accuracy|success_rate|recall|^asr|^n_|seconds|^(version|origin|key|run|done)$")
+_MEASURED = re.compile("accuracy|success_rate|share_clean|recall|^asr|^n_|seconds|^(version|origin|key|run|done)$")
 
 
 def _differing(rows: pd.DataFrame) -> list[str]:

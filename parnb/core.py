@@ -7,7 +7,7 @@ __all__ = ['CHECKOUT', 'PACKAGE', 'SHIPPED', 'DATA', 'FIGS', 'PRETRAINED', 'RELE
            'RUNS', 'LOCAL', 'SCIENCE', 'ParnbError', 'pick', 'content_key', 'file_sha256', 'explain_os', 'new_folder',
            'write_file', 'locked', 'cached']
 
-# %% ../nbs/api/core.ipynb #f5bd4aca
+# %% ../nbs/api/core.ipynb #f33ebd8a
 import difflib
 import errno
 import hashlib
@@ -17,7 +17,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -191,10 +191,10 @@ def write_file(
         if tmp.parent.is_dir():
             tmp.unlink(missing_ok=True)
 
-# %% ../nbs/api/core.ipynb #703acd5a
+# %% ../nbs/api/core.ipynb #1f266cb9
 @contextmanager
 def locked(
-    path: str | Path,  # the path to be written; the lock lies beside it as `.NAME.lock`
+    path: str | Path,  # the path to be written; the lock lies beside it as `.NAME.lock`, and goes when it is released
 ) -> Iterator[None]:
     "Hold the right to write `path`. If another process holds it, wait and print so. Source: ours."
     from filelock import FileLock, Timeout
@@ -204,7 +204,7 @@ def locked(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise explain_os(e, path) from e
-    lock = FileLock(path.parent / f".{path.name}.lock")
+    lock = FileLock(file := path.parent / f".{path.name}.lock")
     try:
         lock.acquire(timeout=1)
     except Timeout:
@@ -215,6 +215,8 @@ def locked(
     try:
         yield
     finally:
+        with suppress(OSError):  # Windows removes it itself; whoever waits notices, and makes a new one
+            file.unlink()
         lock.release()
 
 

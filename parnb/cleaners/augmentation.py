@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMS', 'Source', 'base_forms', 'synonyms', 'words_of', 'eda', 'edit_captions', 'per_image']
 
-# %% ../../nbs/api/cleaners/augmentation.ipynb #c79e9a84
+# %% ../../nbs/api/cleaners/augmentation.ipynb #6b89eac4
 import gzip
 import json
 import re
@@ -16,9 +16,11 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
+from torchvision import transforms as T
 
 from ..core import PRESETS
 from ..progress import progress
+from ..training.objective import whole_batch
 
 # %% ../../nbs/api/cleaners/augmentation.ipynb #e444a263
 # part of speech -> the end of a form, and that of its base form
@@ -123,13 +125,38 @@ def edit_captions(
             bar.step(1, f"{changed / (i + 1):.0%} changed")
     return edited, changed / max(1, len(captions))
 
-# %% ../../nbs/api/cleaners/augmentation.ipynb #1143fd0f
+# %% ../../nbs/api/cleaners/augmentation.ipynb #5b72e134
+def _draw(transform: Callable, image: Image.Image):
+    "Draw the random numbers of a transform of an image of this size; a transform not listed is carried out."
+    match transform:
+        case T.Compose():
+            for t in transform.transforms:
+                _draw(t, image)
+        case T.RandomApply():
+            if not transform.p < torch.rand(1):
+                _draw(T.Compose(transform.transforms), image)
+        case T.RandomHorizontalFlip() | T.RandomGrayscale():
+            torch.rand(1)
+        case T.RandomResizedCrop():
+            transform.get_params(image, transform.scale, transform.ratio)
+        case T.ColorJitter():
+            transform.get_params(transform.brightness, transform.contrast, transform.saturation, transform.hue)
+        case T.GaussianBlur():
+            transform.get_params(*transform.sigma)
+        case T.AutoAugment():
+            transform.get_params(len(transform.policies))
+        case _:
+            transform(image)
+
+
 def per_image(
     images: np.ndarray,  # uint8 [n, H, W, 3]
-    transform: Callable,  # PIL image -> PIL image of the same size
-    gen: torch.Generator,  # source of randomness
+    transform: Callable,  # PIL image -> PIL image of the same size; how much it draws may depend on the size only
+    gen: torch.Generator,  # source of randomness, the same in all processes
 ) -> np.ndarray:  # uint8 [n, H, W, 3]
     "Apply a random PIL transform to each image; torch's global random state stays as it was. Source: ours."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=gen)))
+        for _ in range(whole_batch(len(images))[1].start):
+            _draw(transform, Image.fromarray(images[0]))
         return np.stack([np.asarray(transform(Image.fromarray(x))) for x in images])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['distance', 'pert_loss', 'check_tau', 'par_loss', 'augment', 'PARObjective', 'PAR']
 
-# %% ../../nbs/api/cleaners/par.ipynb #fc016242
+# %% ../../nbs/api/cleaners/par.ipynb #ffa0af9f
 import open_clip
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from .base import Cleaner
 from ..core import ParnbError
 from ..models.clip import embed_texts, pixels
 from ..registry import register_cleaner
-from ..training.objective import Objective, all_gather, clip_loss, in_chunks
+from ..training.objective import Objective, all_gather, clip_loss, in_chunks, whole_batch
 from ..training.recipe import Recipe
 
 # %% ../../nbs/api/cleaners/par.ipynb #02486abd
@@ -67,29 +67,30 @@ def par_loss(
     pert = pert_loss(s_img, s_txt, tau)
     return dict(loss=clip - pert, clip=clip, pert=pert, s_img=s_img, s_txt=s_txt)
 
-# %% ../../nbs/api/cleaners/par.ipynb #9173f335
+# %% ../../nbs/api/cleaners/par.ipynb #d31735d3
 def _add_noise(x: Tensor, noise: float, gen: torch.Generator) -> Tensor:
     "Gaussian noise on half of the images."
-    own = gen
+    own, (total, part) = gen, whole_batch(len(x))
     if x.device.type != "cpu":  # drawing it on the CPU would take longer than a training step on a GPU
         own = torch.Generator(x.device).manual_seed(gen.initial_seed())
-    added = torch.randn(*x.shape, generator=own, device=x.device).to(memory_format=torch.channels_last)
-    return (x + added * noise * (torch.rand(len(x), 1, 1, 1, generator=gen).to(x.device) < 0.5)).clamp(0, 1)
+    added = torch.randn(total, *x.shape[1:], generator=own, device=x.device)[part]
+    which = torch.rand(total, 1, 1, 1, generator=gen)[part].to(x.device) < 0.5
+    return (x + added.to(memory_format=torch.channels_last) * noise * which).clamp(0, 1)
 
 
 def _cut_out(x: Tensor, cutout: float, gen: torch.Generator, fill: Tensor) -> Tensor:
     "A square of 0.5 to 1 % of the area in the colour `fill`, on a fraction of the images."
-    n, _, h, w = x.shape
+    (h, w), (total, part) = x.shape[2:], whole_batch(len(x))
 
     def rand(*shape):
-        return torch.rand(*shape, generator=gen).to(x.device)
+        return torch.rand(*shape, total, generator=gen)[..., part].to(x.device)
 
-    size = ((0.005 + 0.005 * rand(n)) * h * w).sqrt().round()
-    top, left = (rand(2, n) * (torch.tensor([[h], [w]], device=x.device) - size + 1)).floor()
+    size = ((0.005 + 0.005 * rand()) * h * w).sqrt().round()
+    top, left = (rand(2) * (torch.tensor([[h], [w]], device=x.device) - size + 1)).floor()
     rows, cols = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
     in_rows = (rows >= top[:, None]) & (rows < (top + size)[:, None])
     in_cols = (cols >= left[:, None]) & (cols < (left + size)[:, None])
-    hole = in_rows[:, :, None] & in_cols[:, None] & (rand(n) < cutout)[:, None, None]
+    hole = in_rows[:, :, None] & in_cols[:, None] & (rand() < cutout)[:, None, None]
     return torch.where(hole[:, None], fill.to(x).view(1, 3, 1, 1), x)
 
 

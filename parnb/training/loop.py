@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['fit']
 
-# %% ../../nbs/api/training/loop.ipynb #c6871d07
+# %% ../../nbs/api/training/loop.ipynb #021fc5df
 import io
 import math
+import os
 import pickle
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import pandas as pd
@@ -28,7 +30,7 @@ from ..progress import progress
 from .objective import Objective
 from .recipe import Compute, Recipe, lr_at
 
-# %% ../../nbs/api/training/loop.ipynb #d19e9047
+# %% ../../nbs/api/training/loop.ipynb #b6b95e7d
 class _Order:
     "Which pairs each step takes on this process. Raises `ParnbError` if batches cannot be formed."
 
@@ -44,7 +46,7 @@ class _Order:
         empty = next((i for i, c in enumerate(pairs.captions) if not str(c).strip()), None)
         if empty is not None:
             raise ParnbError(f"the caption of pair {empty} of {pairs.name} is empty: remove the pair or add a caption")
-        self.recipe, self.size, self.seed, self.rank = recipe, size, seed, rank
+        self.recipe, self.size, self.seed = recipe, size, seed
         self.part = slice(rank * size // world, (rank + 1) * size // world)
         self.per_epoch = n // size
         self.steps = max(1, round(recipe.epochs * self.per_epoch))
@@ -54,13 +56,13 @@ class _Order:
         return step // self.per_epoch
 
     def positions(self, step: int) -> np.ndarray:
-        "Positions of the step's pairs on this process, sorted."
+        "Positions of the step's pairs on this process: its part of the sorted batch."
         start = step % self.per_epoch * self.size
-        return np.sort(self.permutation(self.epoch(step))[start:][self.part])
+        return np.sort(self.permutation(self.epoch(step))[start : start + self.size])[self.part]
 
     def generator(self, step: int) -> torch.Generator:
-        "The source of the step's random augmentation on this process."
-        seed = np.random.SeedSequence([self.seed, 2, step, self.rank]).generate_state(1)[0]
+        "The source of the step's random augmentation, the same on all processes."
+        seed = np.random.SeedSequence([self.seed, 2, step, 0]).generate_state(1)[0]
         return torch.Generator().manual_seed(int(seed))
 
 # %% ../../nbs/api/training/loop.ipynb #43a66039
@@ -90,8 +92,8 @@ class _Log:
         "For the progress bar."
         return f"loss {self.rows[-1]['loss']:.3f}" if self.rows else ""
 
-# %% ../../nbs/api/training/loop.ipynb #74e5f1d0
-_WAIT = 20  # times as long as a save took, before the next: saving takes less than 5 % of the time
+# %% ../../nbs/api/training/loop.ipynb #8aa81f27
+_WAIT = 20  # a training lasts this many times as long as its saves together, so they take less than 5 % of the time
 
 
 def _save_state(partial: Path, objective: nn.Module, opt, rows: list, scaler=None):
@@ -99,11 +101,13 @@ def _save_state(partial: Path, objective: nn.Module, opt, rows: list, scaler=Non
     state = dict(model=objective.state_dict(), opt=opt.state_dict(), rows=rows, scaler=scaler and scaler.state_dict())
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_file(partial, buffer.getvalue())
+    write_file(partial, buffer.getbuffer())
 
 
 def _restore_state(partial: Path | None, objective: nn.Module, opt, scaler=None) -> tuple[list, int]:
-    "Load the state of a training, if there is one; the log so far and the next step."
+    "Load the state of a training, if there is one; the log so far and the next step. Removes what a killed save left."
+    for left in partial.parent.glob(f".tmp-{partial.name}-*") if partial else ():
+        left.unlink(missing_ok=True)
     if partial is None or not partial.exists():
         return [], 0
     try:
@@ -123,10 +127,31 @@ class _Saver:
 
     def __init__(self, partial: Path | None, seconds: float, name: str):
         self.partial, self.seconds, self.name = partial, seconds, name
-        self.next = time.monotonic() + seconds
+        self.start = self.last = time.monotonic()
+        self.spent, self.cost = 0.0, None  # s: what saving took so far, and what the next save will take
 
-    def due(self) -> bool:
-        return self.partial is not None and time.monotonic() > self.next
+    def _expect(self, objective: nn.Module):
+        "Time a part of a state: weights and the optimiser's two moments. A save may take twice as long as this tells."
+        trained = [p for p in objective.parameters() if p.requires_grad]
+        size = sum(t.nbytes for t in objective.state_dict().values()) + 2 * sum(p.nbytes for p in trained)
+        part, start = min(size, 2**22), time.monotonic()
+        try:
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile(dir=self.partial.parent, prefix=f".tmp-{self.partial.name}-") as f:
+                torch.save(torch.zeros(part, dtype=torch.uint8, device=trained[0].device), f)
+                f.flush()
+                os.fsync(f.fileno())
+        except OSError:
+            pass  # `save` explains it
+        self.spent = time.monotonic() - start
+        self.cost = 2 * self.spent * size / part
+
+    def due(self, objective: nn.Module) -> bool:
+        if self.partial is None or time.monotonic() - self.last <= self.seconds:
+            return False
+        if self.cost is None:
+            self._expect(objective)
+        return time.monotonic() - self.start > _WAIT * (self.spent + self.cost)
 
     def save(self, *state):
         start = time.monotonic()
@@ -135,10 +160,11 @@ class _Saver:
         except ParnbError as e:  # the training goes on; only the possibility to resume it is lost
             print(f"WARNING: {self.name} continues, but can no longer be resumed: {e}", file=sys.stderr)
             self.partial = None
-        end = time.monotonic()
-        self.next = end + max(self.seconds, _WAIT * (end - start))
+        self.last = time.monotonic()
+        self.cost = self.last - start
+        self.spent += self.cost
 
-# %% ../../nbs/api/training/loop.ipynb #308efb30
+# %% ../../nbs/api/training/loop.ipynb #ed50138d
 def _accelerator(precision: str):
     "Set up what `accelerate` finds: a CPU, one GPU, or the processes of `torchrun`."
     from accelerate import Accelerator
@@ -180,6 +206,17 @@ def _attention(model: nn.Module, device: torch.device):
     return sdpa_kernel(SDPBackend.MATH) if short else nullcontext()
 
 
+def _warn(acc, objective: Objective, recipe: Recipe):
+    "Print, once for all processes, that their number changes the result of a ResNet."
+    if acc.is_main_process and acc.num_processes > 1 and objective.batch_statistics:
+        print(
+            f"WARNING: BatchNorm sees the {recipe.batch_size // acc.num_processes} pairs of each of the "
+            f"{acc.num_processes} processes separately, so the model differs from that of one process: set the "
+            "recipe's batch_norm to 'running' for a result that does not depend on the number of processes",
+            file=sys.stderr,
+        )
+
+
 def fit(
     objective: Objective,  # trained in place
     pairs: Pairs,  # N pairs
@@ -195,10 +232,12 @@ def fit(
 ) -> pd.DataFrame:  # a row per step: step, lr, losses and, at some steps, the result of `monitor`
     """Train on a CPU, one GPU, or the processes of `torchrun`, whatever `accelerate` finds.
 
+    Several processes give the result of one, up to the order of sums; a warning is printed where they do not.
     The `attrs` of the log hold the objective's notes. Raises `ParnbError` if a loss is not finite, a caption is empty,
     the pairs do not fill a batch, a batch does not divide among the processes, or memory is short. Source: ours."""
     acc = _accelerator(recipe.precision)
     order = _Order(pairs, recipe, seed, acc.process_index, acc.num_processes)
+    _warn(acc, objective, recipe)
     if compute != Compute():
         objective.configure(compute)
     objective.to(acc.device).to(memory_format=torch.channels_last)
@@ -222,7 +261,7 @@ def fit(
                 wrapped.eval()
                 log.rows[-1] |= monitor(objective.model)
                 wrapped.train()
-            if acc.is_main_process and not last and not log.pending and saver.due():
+            if acc.is_main_process and not last and not log.pending and saver.due(objective):
                 saver.save(objective, opt, log.rows, acc.scaler)
             bar.step(recipe.batch_size, log.note)
     objective.eval()

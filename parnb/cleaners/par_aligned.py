@@ -48,8 +48,8 @@ class PARAlignedObjective(PARObjective):
         raw = dict(s_img=distance(img.detach(), ref_img), s_txt=distance(txt.detach(), ref_txt))
         return out | dict(a_img=out["s_img"], a_txt=out["s_txt"]) | raw
 
-# %% ../../nbs/api/cleaners/par_aligned.ipynb #b506428a
-# from first trials on two attacks; to be chosen on the split dev before any comparison
+# %% ../../nbs/api/cleaners/par_aligned.ipynb #cd093217
+# kept after the development round below, before any comparison
 _TINY = dict(epochs=2, batch_size=128, lr=2e-3, schedule="cosine")
 # PAR's rate, batch and epochs of its paper with a cosine schedule; not measured
 _PAPER = dict(

@@ -68,9 +68,9 @@ def _item(name: str, folder: Path) -> dict:
             out["note"] = "not run"
     return out
 
-# %% ../../nbs/api/show/report.ipynb #9c630778
-_VERDICTS = ("reproduced", "partly", "not reproduced", "not run")
-_LINES = ("verdict", "published", "rule", "ours", "holds in", "not shown")  # of a card, in this order
+# %% ../../nbs/api/show/report.ipynb #ed30a854
+_VERDICTS = ("reproduced", "partly", "not reproduced", "no verdict", "not run")
+_LINES = ("verdict", "published", "rule", "frozen", "data", "ours", "holds in", "not shown")  # of a card, in this order
 
 
 def _claims(item: dict, folder: Path) -> dict:
@@ -81,7 +81,7 @@ def _claims(item: dict, folder: Path) -> dict:
     t = pd.read_csv(path, keep_default_na=False, dtype=str)
     counts = t.verdict.value_counts()
     words = ", ".join(f"{counts[v]} {v}" for v in _VERDICTS if v in counts)
-    cards = [dict(claim=r["claim"], lines=[(w, r[w]) for w in _LINES if r[w]]) for _, r in t.iterrows()]
+    cards = [dict(claim=r["claim"], lines=[(w, r[w]) for w in _LINES if r.get(w)]) for _, r in t.iterrows()]
     return item | dict(claims=cards, counts=f"{len(t)} claims: {words}. {item['line']}")
 
 # %% ../../nbs/api/show/report.ipynb #45fb1183

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ASR', 'CA', 'DEV', 'UNCLEANED', 'NOT_YET', 'OUTCOMES', 'load_protocol', 'row_settings', 'protocol_runs',
-           'protocol_hash', 'choose', 'oracle', 'decisions', 'undecided', 'check_frozen', 'evidence', 'outcomes',
+           'protocol_hash', 'choose', 'oracle', 'decisions', 'undecided', 'check_frozen', 'due', 'evidence', 'outcomes',
            'differences', 'primary', 'per_attack']
 
 # %% ../../nbs/api/study/protocol.ipynb #63a370d2
@@ -95,8 +95,8 @@ def protocol_runs(
 ) -> pd.DataFrame:  # one row a run: stage, encoder, regime, attack, row, label, method, setting, seed, run, key
     """The runs of a stage, the poisoned models among them with the row "none" and the setting -1.
 
-    Chosen settings are known where the runs that the choice needs have results. Raises `ParnbError` for an unknown stage.
-    Source: ours.
+    Chosen settings are known where the runs that the choice needs have results. Raises `ParnbError` for an unknown
+    stage. Source: ours.
     """
     stage, out, chosen = _stage(name), [], None
     if stage["settings"] == "chosen":
@@ -130,13 +130,13 @@ def protocol_hash() -> str:  # 12 hexadecimal digits
     made = {content_key([r.attack.model_dump(), r.cleaning and r.cleaning.model_dump()]) for r in runs}
     return content_key(dict(protocol=plain, settings=sorted(made)))
 
-# %% ../../nbs/api/study/protocol.ipynb #70c2faf0
+# %% ../../nbs/api/study/protocol.ipynb #d8f83615
 def _within(
     rows: pd.DataFrame,
     before: float,
     budget: float,
 ) -> pd.Series:
-    "Which settings lie within a budget. 1e-3 points are far less than one image, and more than the rounding of results."
+    "Which settings lie within a budget. 1e-3 points are far less than one image, and more than rounding."
     return 100 * (before - rows[DEV]) <= budget + 1e-3
 
 
@@ -236,17 +236,20 @@ def check_frozen() -> None:
             f"{frozen['hash']}): `git log -- parnb/presets/protocol.json` shows when"
         )
 
-# %% ../../nbs/api/study/protocol.ipynb #bc7b75c7
-def _compute(name: str) -> None:
-    "Measure all runs of a stage that have no result, after those that its choices need."
+# %% ../../nbs/api/study/protocol.ipynb #3ca879d1
+def due(
+    name: str,  # a stage: "primary"
+) -> pd.DataFrame:  # collected: those of its runs that are known by now, and those that decide the others
+    "What a stage needs next; when all of it has results, it is complete. Source: ours."
     stage = _stage(name)
-    if stage["settings"] == "chosen":
-        grid, rows = protocol_runs(stage["grid"]), [r["name"] for r in stage["rows"]]
-        while len(wanted := undecided(collect(grid, compute=False), stage["budgets"], rows)):
-            collect(wanted[[*grid]])
-    collect(protocol_runs(name))
+    if stage["settings"] != "chosen":
+        return collect(protocol_runs(name), compute=False)
+    grid = collect(protocol_runs(stage["grid"]), compute=False)
+    first = undecided(grid, stage["budgets"], [r["name"] for r in stage["rows"]])
+    runs = pd.concat([first[["row", "setting", "run", "key"]], protocol_runs(name, grid)], ignore_index=True)
+    return collect(runs.drop_duplicates(["row", "setting", "key"]).reset_index(drop=True), compute=False)
 
-
+# %% ../../nbs/api/study/protocol.ipynb #4d1902d3
 def evidence(
     encoder: str = "rn",  # "rn" or "vit"
     regime: str | None = None,  # None: that of the protocol
@@ -259,8 +262,10 @@ def evidence(
         check_frozen()
     names = [s["name"] for s in p["stages"] if (s["encoder"], s.get("regime", p["regime"])) == wanted]
     for name in names if compute else ():
-        _compute(name)
-    parts = [collect(protocol_runs(n), compute=False) for n in names]
+        while not (runs := due(name)).done.all():
+            collect(runs.loc[~runs.done, ["run", "key"]])
+    grids = {n: collect(protocol_runs(n), compute=False) for n in names if _stage(n)["settings"] == "grid"}
+    parts = [collect(protocol_runs(n, grids[_stage(n).get("grid", n)]), compute=False) for n in names]
     if not parts:
         raise ParnbError(f"the protocol has no stage for the encoder {wanted[0]} and the regime {wanted[1]}")
     rows = pd.concat([part.dropna(axis=1, how="all") for part in parts], ignore_index=True)

@@ -6,7 +6,7 @@
 __all__ = ['CLAIMS', 'EVIDENCE', 'Work', 'seconds_of', 'gpus', 'compute_run', 'failure_reason', 'Pool', 'draw', 'draw_all',
            'reproduce']
 
-# %% ../../nbs/api/study/reproduce.ipynb #987b939c
+# %% ../../nbs/api/study/reproduce.ipynb #9aebf2ac
 import os
 import re
 import shutil
@@ -19,18 +19,20 @@ from typing import Any, Literal
 
 import torch
 
-from ..core import ARTIFACTS, RUNS, ParnbError
+from ..core import RUNS, ParnbError
 from ..progress import progress
 from ..scales import load_preset, scale_folder
-from .artifacts import clean_clip
+from .artifacts import artifact_folder, clean_clip
 from .measure import measure
 from .notebooks import drawing_notebooks, execute_notebook
 from .plans import experiments, plan
+from .protocol import check_frozen, due
+from .rebound import rebound_evidence
 from .results import load_evidence, results
 from .runs import Run, default_encoder, make_run, run_name
 from .scale_data import data_of
 
-# %% ../../nbs/api/study/reproduce.ipynb #48573712
+# %% ../../nbs/api/study/reproduce.ipynb #54c7d7dd
 CLAIMS = "tab14_claims"  # judges the runs of other figures and tables
 # what a figure needs of its runs besides their rows
 EVIDENCE = dict(fig4_dynamics_tsne=("dynamics", "plane"), fig7_tsne=("plane",), fig8_dynamics=("dynamics",))
@@ -53,8 +55,12 @@ class Work:
         names = dict.fromkeys([*self.notebooks, *(judged if CLAIMS in self.notebooks else [])])
         self.runs: dict[str, tuple[Run, set[str]]] = {}  # key -> run, kinds of evidence
         self.without_pairs: set[str] = set()  # runs that need synthetic pairs, which the scale does not name
+        self.unasked: list[str] = []  # figures and tables of the protocol that were not named
         for name in [n for n in names if n in self.declared]:
-            self._add(name, seeds)
+            if isinstance(self.declared[name], dict) and not only:
+                self.unasked.append(name)
+            else:
+                self._add(name, seeds)
         table = results(scale)
         self.missing = {k: v for k, v in self.runs.items() if k not in table.index or not self._has_evidence(*v)}
 
@@ -64,9 +70,18 @@ class Work:
         out = [n for n in chosen if n in known and n not in self.declared]
         return out + [CLAIMS] * (CLAIMS in chosen and not self.declared.keys() & set(judged))
 
+    def _known(self, name, seeds):
+        "The runs of a figure or table; under the protocol those that are known by now."
+        declared = self.declared[name]
+        if not isinstance(declared, dict):
+            return plan(name, self.scale, seeds).run
+        check_frozen()
+        rebound = list(rebound_evidence().run) if declared.get("rebound") else []
+        return [r for stage in declared["stages"] for r in due(stage).run] + rebound
+
     def _add(self, name, seeds):
         "Add the runs of a figure or table."
-        for run in plan(name, self.scale, seeds).run:
+        for run in self._known(name, seeds):
             if run.cleaning and run.cleaning.pairs == "synthetic" and not data_of(self.scale).has_synthetic:
                 self.without_pairs.add(run.key)
                 continue
@@ -93,12 +108,15 @@ class Work:
         out = []
         if self.absent:
             out.append(f"left out, because the scale {self.scale} declares no runs for them: {', '.join(self.absent)}")
+        if self.unasked:
+            names = ", ".join(self.unasked)
+            out.append(f"drawn from existing results; --only computes what they lack, which takes hours: {names}")
         if self.without_pairs:
             n = len(self.without_pairs)
             out.append(f"left out, because the scale's `sources` name no synthetic pairs: {n} runs")
         return out
 
-# %% ../../nbs/api/study/reproduce.ipynb #4f3ccac9
+# %% ../../nbs/api/study/reproduce.ipynb #999e5dcc
 def seconds_of(
     runs: Sequence[Run],  # to be computed
 ) -> float | None:  # s, one after the other; None if nothing is known
@@ -119,12 +137,12 @@ def seconds_of(
     total = 0.0
     for r in runs:
         total += 30 + (one(r.encoder, r.cleaning.method) if r.cleaning else 0)
-        if r.attack and r.poisoned_key not in made and not (ARTIFACTS / f"poisoned-{r.poisoned_key}").exists():
+        if r.attack and r.poisoned_key not in made and not artifact_folder("poisoned", r.poisoned_key).exists():
             total += one(r.encoder, "none")
         made.add(r.poisoned_key)
     return total
 
-# %% ../../nbs/api/study/reproduce.ipynb #1b38898d
+# %% ../../nbs/api/study/reproduce.ipynb #4926e6e2
 def gpus() -> list[int]:
     "The GPUs of this machine that may be used, as `CUDA_VISIBLE_DEVICES` numbers them. Source: ours."
     named = [v.strip() for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
@@ -155,7 +173,7 @@ def _trainings(
         need |= {f"cleaned-{r.cleaned_key}"} if r.cleaning else set()
         need |= {f"rebound-{r.rebound_key}"} if r.rebound else set()
         r = r.after
-    return {n for n in need if not (ARTIFACTS / n).exists()}
+    return {n for n in need if not artifact_folder(*n.split("-")).exists()}
 
 
 def failure_reason(
@@ -281,7 +299,7 @@ def draw_all(
             bar.step(1, "report")
     return failed
 
-# %% ../../nbs/api/study/reproduce.ipynb #95cdda03
+# %% ../../nbs/api/study/reproduce.ipynb #00d762b8
 def _fetch(
     scale: str,
     runs: Sequence[Run],
@@ -324,7 +342,11 @@ def reproduce(
         return {}
     if missing and "sources" in load_preset(scale):
         _fetch(scale, missing)
-    failed = Pool(work.missing, jobs_at_once, executor, cluster).compute() if missing else {}
+    failed, tried = {}, set()
+    while work.missing.keys() - tried:  # results of the protocol decide what is run next
+        tried |= work.missing.keys()
+        failed |= Pool(work.missing, jobs_at_once, executor, cluster).compute()
+        work = Work(scale, only, seeds)
     failed |= draw_all(work.notebooks, scale, jobs or cores)
     for what, why in failed.items():
         print(f"FAILED {what}: {why}", file=sys.stderr)

@@ -33,11 +33,15 @@ def make_data(folder: Path, pairs: int = 2 * PAIRS, per_class: int = PER_CLASS):
 
 
 def make_model(folder: Path, seed: int = 0):
-    "Write the architecture tiny-rn with random weights as a model folder."
+    "Write the architecture tiny-rn with random weights as a model folder, with norms that look trained to the doctor."
     from parnb.models.clip import load_clip, save_clip
 
     torch.manual_seed(seed)
     model = load_clip("tiny-rn")[0]
+    with torch.no_grad():
+        for norm in (m for m in model.modules() if "Norm" in type(m).__name__ and m.weight is not None):
+            norm.weight.mul_(1 + 0.01 * torch.rand_like(norm.weight))
+            norm.bias.add_(0.01 * torch.rand_like(norm.bias))
     folder.mkdir(parents=True)
     save_clip(model, folder, "tiny-rn")
     return folder

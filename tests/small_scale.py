@@ -32,14 +32,16 @@ def make_data(folder: Path, pairs: int = 2 * PAIRS, per_class: int = PER_CLASS):
     return folder
 
 
-def make_model(folder: Path, seed: int = 0):
-    "Write the architecture tiny-rn with random weights as a model folder, with norms that look trained to the doctor."
+def make_model(folder: Path, seed: int = 0, looks_trained: bool = True):
+    "Write the architecture tiny-rn with random weights as a model folder; the doctor looks at its norms."
     from parnb.models.clip import load_clip, save_clip
 
     torch.manual_seed(seed)
     model = load_clip("tiny-rn")[0]
     with torch.no_grad():
-        for norm in (m for m in model.modules() if "Norm" in type(m).__name__ and m.weight is not None):
+        for norm in (
+            m for m in model.modules() if looks_trained and "Norm" in type(m).__name__ and m.weight is not None
+        ):
             norm.weight.mul_(1 + 0.01 * torch.rand_like(norm.weight))
             norm.bias.add_(0.01 * torch.rand_like(norm.bias))
     folder.mkdir(parents=True)

@@ -56,7 +56,7 @@ def test_a_failing_run_stops_no_other(tmp_path):
     result = json.loads(p.stdout.splitlines()[-1])
     assert list(result["failed"]) == [result["bad"]]
     reason = result["failed"][result["bad"]]
-    assert "lower the learning rate" in reason
+    assert "diverged" in reason and "learning rate" in reason
     log = Path(reason[reason.index("(log: ") + 6 : -1])
     assert log.exists() and "Traceback" in log.read_text()
     assert (tmp_path / "artifacts" / f"embedded-{result['good']}" / "record.json").exists()

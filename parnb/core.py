@@ -191,10 +191,10 @@ def write_file(
         if tmp.parent.is_dir():
             tmp.unlink(missing_ok=True)
 
-# %% ../nbs/api/core.ipynb #1f266cb9
+# %% ../nbs/api/core.ipynb #e9ad20b0
 @contextmanager
 def locked(
-    path: str | Path,  # the path to be written; the lock lies beside it as `.NAME.lock`, and goes when it is released
+    path: str | Path,  # the path to be written; the lock lies beside it as `.NAME.lock` and is removed when released
 ) -> Iterator[None]:
     "Hold the right to write `path`. If another process holds it, wait and print so. Source: ours."
     from filelock import FileLock, Timeout

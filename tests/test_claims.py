@@ -40,7 +40,7 @@ def test_every_rule_is_as_it_was_frozen():
     protocol, claims = protocol_hash(), load_preset("claims")["claims"]
     assert len({c["name"] for c in claims}) == len(claims)
     changed = [c["name"] for c in claims if c["frozen"] != dict(date=c["frozen"]["date"]) | frozen_keys(c, protocol)]
-    assert not changed, f"freeze anew with `python .ci/claims.py`: {changed}"
+    assert not changed, f"freeze again with `python .ci/claims.py`: {changed}"
     assert all(date.fromisoformat(c["frozen"]["date"]) for c in claims)
 
 
@@ -56,7 +56,7 @@ def test_rules_under_the_protocol_cite_it():
         ('"most": 0.1}', '"most": 0.2}', "synthetic_pairs"),
     ],
 )
-def test_a_rule_that_changed_fails_until_it_is_frozen_anew(freeze, old, new, claim):
+def test_a_rule_that_changed_fails_until_it_is_frozen_again(freeze, old, new, claim):
     text = freeze.path.read_text(encoding="utf-8")
     assert freeze("--check") == text and old in text
     changed = text.replace(old, new, 1)
@@ -76,7 +76,7 @@ def test_a_new_claim_is_frozen(freeze):
     assert all(c["frozen"]["rule"] for c in json.loads(freeze())["claims"])
 
 
-def test_a_new_protocol_freezes_its_rules_anew(freeze, monkeypatch):
+def test_a_new_protocol_freezes_its_rules_again(freeze, monkeypatch):
     before = json.loads(freeze.path.read_text(encoding="utf-8"))["claims"]
     monkeypatch.setattr(freeze.command, "protocol_hash", lambda: "0" * 12)
     after = json.loads(freeze())["claims"]

@@ -1,4 +1,4 @@
-"""Nothing of your own data is lost without a word, and a change of it is noticed.
+"""Lost rows and images are reported, and changed data is noticed.
 
 Flawed csv files, folders and shards; images that cannot be read; a part of ImageNet; presets that inherit too much."""
 

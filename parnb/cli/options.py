@@ -18,7 +18,7 @@ import typer
 
 from ..core import ParnbError
 
-# %% ../../nbs/api/cli/options.ipynb #6568c560
+# %% ../../nbs/api/cli/options.ipynb #e97353b5
 MODEL, DATA_PANEL, TRAINING = "The model", "The data", "The training"  # panels of the help
 
 
@@ -34,7 +34,7 @@ def _option(
     return Annotated[Optional[kind], typer.Option(*names, help=text, rich_help_panel=panel, **more)], default
 
 
-SCALE = "A scale (tiny, small, paper), or a JSON file of your own."
+SCALE = "A scale (tiny, small, paper), or your own JSON file."
 RUN = dict(
     scale=_option(str, None, SCALE, panel=MODEL),
     encoder=_option(

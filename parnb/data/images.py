@@ -158,7 +158,7 @@ def with_preprocessing(
         return pairs
     return replace(pairs, images=_squashed(pairs.images))
 
-# %% ../../nbs/api/data/images.ipynb #4c894fee
+# %% ../../nbs/api/data/images.ipynb #5f84d97a
 class Column(Sequence):
     "A column of an Arrow table as a sequence of Python values: one value, or a list for a slice or positions."
 
@@ -204,7 +204,7 @@ def open_index(
             writer.close()
         write_file(beside, json.dumps(lost))
 
-    if path.exists() and not beside.exists():  # the index is of a version that dropped rows without a word
+    if path.exists() and not beside.exists():  # the index is of a version that dropped rows in silence
         path.unlink(missing_ok=True)
     table = pa.ipc.open_file(pa.memory_map(str(cached(path, build)))).read_all()
     return table, [Lost(*r) for r in json.loads(beside.read_text(encoding="utf-8"))]

@@ -79,7 +79,7 @@ def check_training(
         return Check("training", WARNING, "the model has no normalisation layers, by which training is recognised")
     return Check("training", OK, f"all {n} normalisation layers differ from their initial values")
 
-# %% ../../nbs/api/study/doctor.ipynb #b2d7ddab
+# %% ../../nbs/api/study/doctor.ipynb #ade80579
 def _named_activation(
     name: str,  # the architecture
     model: str | Path,  # as for `load_clip`
@@ -107,10 +107,10 @@ def check_activation(
     words = {True: "QuickGELU", False: "GELU"}
     if not _activations(net):
         return Check("activation", OK, "the architecture leaves no choice")
-    said, where = _named_activation(name, model, pretrained)
-    if len(said) == 2:
+    named, where = _named_activation(name, model, pretrained)
+    if len(named) == 2:
         return None
-    if said and used not in said:
+    if named and used not in named:
         plain = name.removesuffix("-quickgelu")
         text = f"{words[used]}, but {where} says that the model was trained with {words[not used]}: "
         return Check("activation", FAILS, text + f"give --model {plain if used else f'{plain}-quickgelu'}")

@@ -32,7 +32,7 @@ from .results import load_evidence, results
 from .runs import Run, default_encoder, make_run, run_name
 from .scale_data import data_of
 
-# %% ../../nbs/api/study/reproduce.ipynb #54c7d7dd
+# %% ../../nbs/api/study/reproduce.ipynb #28a59101
 CLAIMS = "tab14_claims"  # judges the runs of other figures and tables
 # what a figure needs of its runs besides their rows
 EVIDENCE = dict(fig4_dynamics_tsne=("dynamics", "plane"), fig7_tsne=("plane",), fig8_dynamics=("dynamics",))
@@ -77,7 +77,8 @@ class Work:
             return plan(name, self.scale, seeds).run
         check_frozen()
         rebound = list(rebound_evidence().run) if declared.get("rebound") else []
-        return [r for stage in declared["stages"] for r in due(stage).run] + rebound
+        runs = [r for stage in declared["stages"] for r in due(stage).run] + rebound
+        return [r for r in runs if seeds is None or r.seed in seeds]
 
     def _add(self, name, seeds):
         "Add the runs of a figure or table."

@@ -13,7 +13,7 @@ ROW = dict(key="0123456789ab", clean_accuracy=0.5, clean_accuracy_low=0.4, clean
 
 
 class CommandLine:
-    """The commands poison, clean and measure, parsed as `parnb` does; what computes is replaced.
+    """The commands poison, clean, measure and filter, parsed as `parnb` does; what computes is replaced.
 
     A call returns the effects of a command: the run, how steps are computed, what is published and printed."""
 
@@ -23,6 +23,7 @@ class CommandLine:
             self.models = importlib.reload(importlib.import_module("parnb.cli.models"))
         app = typer.Typer()
         app.registered_commands += self.models.app.registered_commands
+        app.registered_commands += importlib.import_module("parnb.cli.filter").app.registered_commands
         self.group = typer.main.get_command(app)
 
     def options(self, command: str) -> list[str]:
@@ -44,6 +45,10 @@ class CommandLine:
             effects.update(run=run, fresh=fresh, batch_size=batch_size)
             return ROW
 
+        def filter_source(scale, encoder, detector, out, drop):
+            content = Path(scale).read_text()
+            effects.update(run=detector, encoder=encoder, content=content, out=str(out), drop=drop)
+
         def publish(folder, out):
             effects["out"] = str(out)
             return out
@@ -54,6 +59,7 @@ class CommandLine:
                 "parnb.study.artifacts.cleaned_clip": model,
                 "parnb.study.artifacts.poisoned_clip": model,
                 "parnb.study.doctor.preflight": lambda *a: [],
+                "parnb.study.filter.filter_source": filter_source,
                 "parnb.study.measure.measure": measure,
                 "parnb.study.own.publish": publish,
             }.items():

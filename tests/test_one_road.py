@@ -64,6 +64,8 @@ VALUES = {
     "--images-count": "5",
     "--images-batch": "7",
     "--triggered-resize": "squash",
+    "--detector": "density",
+    "--drop": "0.3",
 }
 OWN = ["--model", "tiny-rn", "--checkpoint", "emoji"]
 OWN_PAIRS = [*OWN, "--pairs", "pairs.csv", "--out", "out"]
@@ -80,6 +82,7 @@ SITUATIONS = {
         [*OWN, "--images", "val"],
         [*OWN, "--images", "val", "--attack", "blended_rand"],
     ],
+    "filter": [[*OWN_PAIRS, "--detector", "clip_similarity"]],
 }
 
 

@@ -15,6 +15,7 @@ from ..core import LOCAL, ParnbError, pick
 from ..registry import label
 from ..scales import scale_name, scale_names
 from .plans import experiments, plan
+from .protocol import load_protocol, protocol_runs
 from .results import configuration, plain, results, run_of
 from .runs import Run, encoder_of, make_run
 from .scale_data import fitting_experiments
@@ -171,12 +172,27 @@ def in_words(
     return "\n".join(lines)
 
 
+def _protocol_places(
+    stages: list[str],  # of the protocol
+    run: Run,
+) -> list[str]:
+    "Where in the protocol a run is."
+    if run.split != load_protocol()["split"]:
+        return []
+    rows = pd.concat([protocol_runs(stage) for stage in stages])
+    rows = rows[rows.key == run.key].drop_duplicates(["row", "setting"])
+    return [f"{r.attack}, {r.label}" + f", setting {r.setting + 1}" * (r.setting >= 0) for r in rows.itertuples()]
+
+
 def used_in(
     run: Run,  # any
 ) -> list[str]:  # "tab01_main: attack badnet_stripes, method par"
     "The figures and tables that show a run. Source: ours."
     out = []
-    for name in experiments(run.scale):
+    for name, declared in experiments(run.scale).items():
+        if isinstance(declared, dict):
+            out += [f"{name}: {place}" for place in _protocol_places(declared["stages"], run)]
+            continue
         rows = plan(name, run.scale)
         for _, r in rows[rows.key == run.key].iterrows():
             varying = [c for c in rows if c not in ("run", "key") and rows[c].map(str).nunique() > 1]

@@ -1,0 +1,86 @@
+"`parnb audit` on models and images of one's own."
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from processes import parnb
+
+from parnb.core import PRETRAINED
+from parnb.data.scenes import scenes
+
+SUSPECT = PRETRAINED / "poisoned-05dddcfe09f1"
+CLASSES = 6
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    "A folder of images for each of six classes."
+    folder, pairs = tmp_path_factory.mktemp("images"), scenes("dev")
+    for c in range(CLASSES):
+        made = folder / pairs.names[c].replace(" ", "_")
+        made.mkdir()
+        for k in np.flatnonzero(pairs.labels == c)[:4]:
+            Image.fromarray(pairs.images[int(k)]).save(made / f"{k}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def audited(images, tmp_path_factory):
+    "One audit: the process, the folder it ran in, and its page."
+    folder = tmp_path_factory.mktemp("audit")
+    page = folder / "audit.html"
+    done = parnb(folder, "audit", "--model", SUSPECT, "--images", images, "--out", page, "--json")
+    assert done.returncode == 0, done.stderr
+    return done, folder, page
+
+
+def test_findings_as_json(audited):
+    found = json.loads(audited[0].stdout)
+    assert found["classes"] == CLASSES and found["images"] == 4 * CLASSES and "no all-clear" in found["caution"]
+    for finding in found["findings"].values():
+        scores = [s["score"] for s in finding["suspects"]]
+        assert scores == sorted(scores, reverse=True) and finding["score"] == scores[0]
+
+
+def test_the_page_stands_alone(audited):
+    text = audited[2].read_text(encoding="utf-8")
+    assert "http" not in text and "no all-clear" in text and text.count("data:image/png") >= 1
+
+
+def test_findings_are_kept_and_nothing_half_written(audited, images):
+    kept = {p.name for p in audited[1].rglob("audited-*")}
+    again = parnb(audited[1], "audit", "--model", SUSPECT, "--images", images)
+    assert again.returncode == 0 and {p.name for p in audited[1].rglob("audited-*")} == kept
+    assert "no all-clear" in again.stdout and "score" in again.stdout
+    assert not [*audited[1].rglob(".partial*"), *audited[1].rglob("*.lock")]
+
+
+def test_a_model_compared_with_itself_shows_nothing(images, tmp_path):
+    done = parnb(tmp_path, "audit", "--model", SUSPECT, "--against", SUSPECT, "--images", images, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["reference"] == str(SUSPECT)
+    assert all(abs(s["score"]) < 1e-3 for f in found["findings"].values() for s in f["suspects"])
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([], "needs --model"),
+        (["--model", SUSPECT], "needs --images"),
+        (["--model", SUSPECT, "--scale", "tiny", "--names", "names.txt"], "--names needs --images"),
+        (["--model", SUSPECT, "--images", "nowhere"], "nowhere"),
+        (["--model", "tiny-rn", "--images", "."], "random weights"),
+        (["--model", SUSPECT, "--scale", "tiny", "--detector", "inversoin"], "did you mean"),
+        (["--model", SUSPECT, "--scale", "tiny", "--detector", "masking"], "unknown detector of models"),
+        (["--model", SUSPECT, "--scale", "tiny", "--out", "page.pdf"], "ends in .html"),
+        (["--model", SUSPECT, "--scale", "tiny", "--against-checkpoint", "x.pt"], "needs --against"),
+        (["--model", SUSPECT, "--scale", "tiny", "--against", "tiny-rn"], "random weights"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, given, says):
+    done = parnb(tmp_path, "audit", *given)
+    assert done.returncode == 1 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not [*tmp_path.rglob("audited-*")]

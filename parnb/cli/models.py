@@ -8,6 +8,7 @@ __all__ = ['app', 'OUT', 'SHARDS', 'OWN_ONLY', 'MEASURE', 'MEASURE_OWN', 'poison
 # %% ../../nbs/api/cli/models.ipynb #c004c352
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,19 @@ def _write_poisoned(
     manifest.to_csv(made / "poisoned.csv", index=False)
 
 
+def _with_account(
+    folder: Path,  # of a cleaned model
+) -> Path:  # the same
+    "Say on standard error what the cleaning did, from the first process of `torchrun` only."
+    from parnb.study.account import account_words
+    from parnb.study.artifacts import read_record
+
+    if int(os.environ.get("RANK", 0)) == 0:
+        for line in account_words(read_record(folder)):
+            print(line, file=sys.stderr)
+    return folder
+
+
 @options(app, RUN, OWN, ATTACK, CLEANING, PAIRS, COMPUTE, OUT, parameters=True)
 def clean(typed):
     "Clean a model and print its folder: a scale's poisoned model, or, with --model, --pairs and --out, your own."
@@ -142,13 +156,13 @@ def clean(typed):
     if "model" not in typed:
         refuse(typed, OWN_ONLY, "needs --model")
         compute = compute_of(typed)
-        return _print_once(cleaned_clip(run_from(typed), compute))
+        return _print_once(_with_account(cleaned_clip(run_from(typed), compute)))
     compute, out = compute_of(typed), typed.pop("out", None)
     _check_own(typed, out)
     refuse(typed, tuple(ATTACK), "belongs to `parnb poison`; `parnb clean --model` cleans the model as it is")
     run = run_from(_own(typed), attack="none", triggers=[])
     preflight(run.scale, run.encoder)
-    _print_once(publish(cleaned_clip(run, compute), out))
+    _print_once(publish(_with_account(cleaned_clip(run, compute)), out))
 
 # %% ../../nbs/api/cli/models.ipynb #f1db1270
 MEASURE = dict(

@@ -38,6 +38,7 @@ from ..evaluation.metrics import attack_success_rate, clean_accuracy, linear_pro
 from ..models.clip import architecture_of, embed_texts, image_size, load_clip, save_clip, save_tensors
 from ..registry import label
 from ..scales import load_preset
+from .account import account
 from .runs import Run, encoder_of, evaluation_seed, make_run, weights_id
 from .scale_data import data_of
 from ..training.loop import fit
@@ -177,6 +178,7 @@ def _monitor(
             out["attack_success_rate"] = asr["value"]
         return out
 
+    measure.accuracy = clean_accuracy(*before, dev.labels)["value"]
     return measure
 
 # %% ../../nbs/api/study/artifacts.ipynb #9d859f79
@@ -256,11 +258,8 @@ def cleaned_clip(
     def build(partial):
         model, _, tokenizer = load_clip(start)
         use = "clean" if c.pairs == "real" else "synthetic"
-        size = image_size(model)
-        pairs = (
-            data.part(use, c.count, **c.part.model_dump(), seed=run.seed) if c.part else data.pairs(use, c.count, size)
-        )
-        pairs = with_preprocessing(pairs, model)
+        part = data.part(use, c.count, **c.part.model_dump(), seed=run.seed) if c.part else None
+        pairs = with_preprocessing(part or data.pairs(use, c.count, image_size(model)), model)
         if c.contaminated:
             some = run.attack.poisoning.model_copy(update=dict(rate=None, count=c.contaminated))
             pairs, _ = poison_pairs(pairs, some, data.prompts)
@@ -268,7 +267,8 @@ def cleaned_clip(
         def reference():
             return load_clip(start)[0]
 
-        watch = dict(monitor=_monitor(run, model, tokenizer), every=cleaner.monitor_every, partial=partial)
+        monitor = _monitor(run, model, tokenizer)
+        watch = dict(monitor=monitor, every=cleaner.monitor_every, partial=partial)
         name = f"cleaning with {label(c.method)}"
         options = dict(seed=run.seed, name=name, compute=compute, **watch)
         cleaned, log = cleaner.clean(model, pairs, tokenizer, c.recipe, reference, **options)
@@ -278,7 +278,8 @@ def cleaned_clip(
             about = dict(cleaned_with=c.method, **was)
             sha = save_clip(cleaned.cpu(), folder, architecture_of(start), tokenizer=tokenizer, **about)
             log.to_csv(folder / "log.csv", index=False)
-            return dict(sha256=sha, start=start.name, **was) | log.attrs | losses(pairs.images)
+            did = account(log, monitor and monitor.accuracy, getattr(cleaner, "tau", None))
+            return dict(sha256=sha, start=start.name, **was) | did | log.attrs | losses(pairs.images)
 
         return save
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['audit_html', 'write_audit']
 
-# %% ../../nbs/api/show/audit.ipynb #58745cdd
+# %% ../../nbs/api/show/audit.ipynb #c192689c
 import base64
 import io
 from pathlib import Path
@@ -16,9 +16,10 @@ from PIL import Image
 
 from ..core import PRESETS, write_file
 from ..registry import find
+from ..study.artifacts import versions
 from ..study.audit import CAUTION, Audit
 
-# %% ../../nbs/api/show/audit.ipynb #fa661f0f
+# %% ../../nbs/api/show/audit.ipynb #e81024a2
 def _png(picture: np.ndarray, zoom: int = 2) -> str:
     "A picture as a data URL, enlarged without blur."
     out, image = io.BytesIO(), Image.fromarray(picture)
@@ -28,8 +29,8 @@ def _png(picture: np.ndarray, zoom: int = 2) -> str:
 
 def _card(s: dict) -> dict:
     "A suspect, as a card."
-    lines = [("score", f"{s['score']:.1f}")]
-    lines += [(k, f"{s[k]:.1f}") for k in s if k not in ("target", "score", "kind", "success", "low", "high", "n")]
+    parts = [f"{k} {s[k]:.1f}" for k in s if k not in ("target", "score", "kind", "success", "low", "high", "n")]
+    lines = [("score", f"{s['score']:.1f}"), *([("evidence", ", ".join(parts))] if parts else [])]
     if "success" in s:
         rate = f"{s['success']:.1%} ({s['low']:.1%} to {s['high']:.1%}) of {s['n']} images that the search did not see"
         lines.append((f"success of the {s['kind']}", rate))
@@ -41,21 +42,20 @@ def audit_html(
     most: int = 5,  # suspects of each detector
 ) -> str:  # one HTML page without external files
     "Write an audit as one page. Source: ours."
-    parts, contents = [], []
+    parts, contents, v = [], [], versions()
     for name, f in audit.findings.items():
-        label = find("detector", name).label
-        cards = [_card(s) for s in f.suspects.head(most).to_dict("records")]
-        blank = dict(provenance="", note="")
+        blank, label = dict(provenance="", note=""), find("detector", name).label
         items = [
-            blank | dict(name=name, title=f"{label}: score {f.score:.1f}", line=f.says, claims=cards, counts=f.says)
+            blank | dict(name=f"{name}-{k}", title=caption, line="found by the search, on four images", image=_png(p))
+            for k, (caption, p) in enumerate(f.pictures.items())
         ]
-        for k, (caption, picture) in enumerate(f.pictures.items()):
-            line = "what was found, on four images"
-            items.append(blank | dict(name=f"{name}-{k}", title=caption, line=line, image=_png(picture)))
+        cards = [_card(s) for s in f.suspects.head(most).to_dict("records")]
+        items.insert(0, blank | dict(name=name, title=f"Score {f.score:.1f}", claims=cards, counts=f"{f.says}."))
         parts.append((label, items))
         contents += items
     against = f" It is compared with {audit.reference}." if audit.reference else " It is compared with no other model."
-    intro = [f"{audit.images} clean images, {audit.classes} classes.{against}", CAUTION]
+    made = f"Made with parnb {v['parnb']}, torch {v['torch']}, Python {v['python']}."
+    intro = [f"{audit.images} clean images, {audit.classes} classes.{against}", CAUTION, made]
     page = Environment(autoescape=True).from_string((PRESETS / "report.html").read_text(encoding="utf-8"))
     return page.render(title=f"Audit of {audit.model}", intro=intro, figures=contents, tables=[], parts=parts)
 

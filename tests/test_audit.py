@@ -41,7 +41,7 @@ def test_findings_as_json(audited):
     assert found["classes"] == CLASSES and found["images"] == 4 * CLASSES and "no all-clear" in found["caution"]
     for finding in found["findings"].values():
         scores = [s["score"] for s in finding["suspects"]]
-        assert scores == sorted(scores, reverse=True) and finding["score"] == scores[0]
+        assert scores == sorted(scores, reverse=True) and finding["score"] == scores[0] and finding["says"]
 
 
 def test_the_page_stands_alone(audited):

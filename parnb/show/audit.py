@@ -19,7 +19,7 @@ from ..registry import find
 from ..study.artifacts import versions
 from ..study.audit import CAUTION, Audit
 
-# %% ../../nbs/api/show/audit.ipynb #e81024a2
+# %% ../../nbs/api/show/audit.ipynb #037cd00c
 def _png(picture: np.ndarray, zoom: int = 2) -> str:
     "A picture as a data URL, enlarged without blur."
     out, image = io.BytesIO(), Image.fromarray(picture)
@@ -30,7 +30,7 @@ def _png(picture: np.ndarray, zoom: int = 2) -> str:
 def _card(s: dict) -> dict:
     "A suspect, as a card."
     parts = [f"{k} {s[k]:.1f}" for k in s if k not in ("target", "score", "kind", "success", "low", "high", "n")]
-    lines = [("score", f"{s['score']:.1f}"), *([("evidence", ", ".join(parts))] if parts else [])]
+    lines = [("score", f"{s['score']:.2f}"), *([("evidence", ", ".join(parts))] if parts else [])]
     if "success" in s:
         rate = f"{s['success']:.1%} ({s['low']:.1%} to {s['high']:.1%}) of {s['n']} images that the search did not see"
         lines.append((f"success of the {s['kind']}", rate))
@@ -50,7 +50,7 @@ def audit_html(
             for k, (caption, p) in enumerate(f.pictures.items())
         ]
         cards = [_card(s) for s in f.suspects.head(most).to_dict("records")]
-        items.insert(0, blank | dict(name=name, title=f"Score {f.score:.1f}", claims=cards, counts=f"{f.says}."))
+        items.insert(0, blank | dict(name=name, title=f"Score {f.score:.2f}", claims=cards, counts=f"{f.says}."))
         parts.append((label, items))
         contents += items
     against = f" It is compared with {audit.reference}." if audit.reference else " It is compared with no other model."

@@ -22,7 +22,7 @@ from ..registry import detectors, find
 from .artifacts import DEVICE, artifact, read_record
 from .scale_data import data_of
 
-# %% ../../nbs/api/study/audit.ipynb #bf6e0f3e
+# %% ../../nbs/api/study/audit.ipynb #bc0ecfd7
 def defender_of(
     scale: str,  # whose labelled images and class names are used: a scale, or a JSON file such as `own_scale` writes
     model: str | Path,  # as for `load_clip`
@@ -105,7 +105,7 @@ def audit(
         findings[name] = _read(artifact("audited", content_key(config), build, config))
     return Audit(model, reference, len(defender.names), len(defender.images), findings)
 
-# %% ../../nbs/api/study/audit.ipynb #e2ebc8fd
+# %% ../../nbs/api/study/audit.ipynb #28df54d6
 CAUTION = (
     "This is no all-clear: a search finds triggers of the kinds and sizes that it searches. It misses triggers that "
     "are larger, that need several parts at once, or that are none of a square, a pattern and a warp."
@@ -114,7 +114,7 @@ CAUTION = (
 
 def _line(s: dict) -> str:
     "A suspect, in words."
-    text = f"{s['target']}: score {s['score']:.1f}"
+    text = f"{s['target']}: score {s['score']:.2f}"
     if "success" in s:
         text += f"; {s['kind']}, success {s['success']:.1%} ({s['low']:.1%} to {s['high']:.1%}) of {s['n']} images"
     return text
@@ -128,7 +128,7 @@ def in_words(
     against = f", compared with {a.reference}" if a.reference else ""
     lines = [f"{a.model}: {a.classes} classes, {a.images} images{against}"]
     for name, f in a.findings.items():
-        lines.append(f"{find('detector', name).label}: score {f.score:.1f}; {f.says}")
+        lines.append(f"{find('detector', name).label}: score {f.score:.2f}; {f.says}")
         lines += ["    " + _line(s) for s in f.suspects.head(most).to_dict("records")]
     return lines + [CAUTION]
 

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import open_clip
@@ -159,10 +160,11 @@ def check_out(
         raise ParnbError(f"--out {out} is a file: give the path of a folder")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryDirectory(
+            dir=out if out.exists() else out.parent
+        ).cleanup()  # root may write where nothing can be made
     except OSError as e:
-        raise ParnbError(f"--out {out} cannot be made ({e.strerror}): choose another folder") from None
-    if not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise ParnbError(f"--out {out} cannot be written: choose a folder that you may write to")
+        raise ParnbError(f"--out {out} cannot be made ({e.strerror}): choose a folder that you may write to") from None
     return out
 
 

@@ -1,4 +1,4 @@
-"`parnb audit` on models and images of one's own."
+"`parnb audit` on your own models and images."
 
 import json
 
@@ -70,6 +70,8 @@ def test_a_model_compared_with_itself_shows_nothing(images, tmp_path):
     [
         ([], "needs --model"),
         (["--model", SUSPECT], "needs --images"),
+        (["--model", SUSPECT, "--checkpoint", "other.pt", "--scale", "tiny"], "a folder with its own weights"),
+        (["--model", SUSPECT, "--scale", "tiny", "--out", "/proc/audit.html"], "cannot be made"),
         (["--model", SUSPECT, "--scale", "tiny", "--names", "names.txt"], "--names needs --images"),
         (["--model", SUSPECT, "--images", "nowhere"], "nowhere"),
         (["--model", "tiny-rn", "--images", "."], "random weights"),

@@ -15,7 +15,7 @@ from .models import MEASURE, _own
 from .options import MODEL, OWN, SCALE, _option, options, refuse
 from ..core import ParnbError
 
-# %% ../../nbs/api/cli/audit.ipynb #0e8b3493
+# %% ../../nbs/api/cli/audit.ipynb #bac10eb5
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 AUDIT = dict(
     scale=_option(str, None, f"{SCALE} Its images are used where --images is not given.", panel=MODEL),
@@ -52,12 +52,12 @@ def audit(typed):
     if "images" in typed:
         scale = _own({**typed, "images_count": count})["scale"]
         preflight(scale, load_preset(scale)["encoder"])
-    elif typed.get("scale") == "tiny":
+    elif "scale" in typed:
         why = "needs --images; without it the images and class names of the scale are used"
         refuse(typed, ("names", "templates", "unreadable"), why)
-        scale = "tiny"
+        scale = typed["scale"]
     else:
-        raise ParnbError("parnb audit needs --images, a folder with a folder of images per class, or --scale tiny")
+        raise ParnbError("parnb audit needs --images, a folder with a folder of images per class, or --scale")
     defender = defender_of(scale, typed["model"], typed.get("checkpoint"), count)
     if against:
         defender.reference = defender_of(scale, against, weights, count)
@@ -71,6 +71,10 @@ def audit(typed):
 
 def _report_file(out: Path | None) -> Path | None:
     "Find out before any work whether the report can be written. Raises `ParnbError` if not."
-    if out is not None and (out.suffix != ".html" or out.is_dir()):
-        raise ParnbError(f"--out {out} is no HTML file: give a name that ends in .html")
+    from parnb.study.own import check_out
+
+    if out is not None:
+        if out.suffix != ".html" or out.is_dir():
+            raise ParnbError(f"--out {out} is no HTML file: give a name that ends in .html")
+        check_out(out.with_suffix(""))  # that something can be made beside it
     return out

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['alike', 'Concentration']
 
-# %% ../../nbs/api/detectors/concentration.ipynb #281a5079
+# %% ../../nbs/api/detectors/concentration.ipynb #88d09159
 import numpy as np
 import pandas as pd
 import torch
@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..core import ParnbError
+from ..data.pairs import article
 from .base import Defender, Detector, Finding
 from parnb.detectors.search import (
     KINDS,
@@ -24,12 +25,13 @@ from parnb.detectors.search import (
     patch_family,
     search_triggers,
     shown,
+    spread,
     strength_of,
+    success,
     triggered,
 )
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..evaluation.metrics import predictions
-from ..evaluation.statistics import rate_with_interval
 from ..models.clip import pixels
 from ..registry import register_detector
 
@@ -48,7 +50,7 @@ def alike(
 
     return aim
 
-# %% ../../nbs/api/detectors/concentration.ipynb #b9e26efe
+# %% ../../nbs/api/detectors/concentration.ipynb #6053ba8d
 @register_detector(
     "concentration",
     label="concentration",
@@ -80,6 +82,8 @@ class Concentration(Detector):
             raise ParnbError("concentration searches nothing: give patch or amplitude a value above 0")
         if len(defender.images) < 16:
             raise ParnbError(f"concentration needs at least 16 images, there are {len(defender.images)}: give more")
+        if defender.reference is not None:
+            defender.reference.require("model", "images", of="the reference of concentration")
         self._defender = defender
         return self
 
@@ -91,11 +95,12 @@ class Concentration(Detector):
             found, k, value = self._search(model, d.images, family)
             best.append((found, k, value, value - usual))
         found, k, value, score = max(best, key=lambda b: b[3])
+        there = f" (the reference by {value - score:.2f})" if reference else ""
         words = KINDS[found.family.name]
-        says = f"{words} makes the embeddings alike by {value:.2f}, from 0 (as they were) to 1 (all the same)"
-        table, target = self._classes(model, found, k, score)
+        says = f"{words} makes the embeddings alike by {value:.2f}{there}, from 0 (unrelated) to 1 (all the same)"
+        table, target = self._classes(model, found, k)
         return Finding(
-            score, f"{says}{target}", table, {f"{words}, towards no class": shown(found, k, d.images[1:8:2])}
+            score, f"{says}{target}", table, {f"{words}, towards no class": shown(found, k, spread(d.images))}
         )
 
     def _search(self, model, images, family) -> tuple[Found, int, float]:
@@ -110,22 +115,23 @@ class Concentration(Detector):
         strength = strength_of(found, model, x[1::2], aim).mean(1)
         return found, int(strength.argmax()), float(strength.max())
 
-    def _classes(self, model, found, k, score) -> tuple[pd.DataFrame, str]:
+    def _classes(self, model, found, k) -> tuple[pd.DataFrame, str]:
         "Which classes the images get under the trigger, where class names are known."
         d = self._defender
         if d.names is None or d.tokenizer is None:
             return pd.DataFrame(columns=["target", "score"]), ""
-        x = triggered(found, k, pixels(d.images[1::2], next(model.parameters()).device))
+        clean = d.images[1::2]
+        x = triggered(found, k, pixels(clean, next(model.parameters()).device))
         stamped = (x.permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy()
-        e = embed_images(model, stamped, np.arange(len(stamped)), name="")["clean"]
-        got = predictions(e, zero_shot_head(model, d.tokenizer, d.names, d.prompts))
+        head = zero_shot_head(model, d.tokenizer, d.names, d.prompts)
+        before, after = (
+            torch.from_numpy(predictions(embed_images(model, i, np.arange(len(i)), name="")["clean"], head))
+            for i in (clean, stamped)
+        )
         rows = []
-        for c in pd.Series(got).value_counts().index[:3]:
-            rate = rate_with_interval(got == c)
-            low, high = rate["ci"]
-            row = dict(
-                target=d.names[c], score=score, kind=found.family.name, success=rate["value"], low=low, high=high
-            )
-            rows.append(row | dict(n=rate["n"]))
-        share = f"; {rows[0]['success']:.0%} of {rows[0]['n']} images then are nearest to {rows[0]['target']!r}"
-        return pd.DataFrame(rows), share
+        for c in after.bincount(minlength=len(head)).topk(3).indices.tolist():
+            rate = success(after == c, before == c)
+            rows.append(dict(target=d.names[c], score=rate["success"], kind=found.family.name) | rate)
+        table = pd.DataFrame(rows).sort_values("score", ascending=False, ignore_index=True)
+        first = table.iloc[0]
+        return table, f"; it turns {first.success:.0%} of {first.n} images into {article(first.target)}"

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'Aim', 'Family', 'patch_family', 'blend_family', 'warp_family', 'towards_classes', 'Found', 'search_triggers',
-           'triggered', 'shown', 'untouched', 'strength_of']
+           'success', 'triggered', 'spread', 'shown', 'untouched', 'strength_of']
 
-# %% ../../nbs/api/detectors/search.ipynb #b0e1ac4f
+# %% ../../nbs/api/detectors/search.ipynb #f0f8b105
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks.base import scaled
+from ..evaluation.statistics import rate_with_interval
 from ..models.clip import normalise, pixels
 from ..progress import progress
 
-# %% ../../nbs/api/detectors/search.ipynb #0e1b6a08
+# %% ../../nbs/api/detectors/search.ipynb #98f259af
 @dataclass(frozen=True)
 class Family:
     "A kind of trigger: a weight tensor for each candidate, and how it changes images. Source: ours."
@@ -51,13 +52,16 @@ def patch_family(
 
 def blend_family(
     amplitude: float,  # the largest change of a pixel, in [0, 1]
+    points: int = 64,  # along each axis, at most; larger images get an enlarged pattern, which bounds memory
 ) -> Family:
     "A pattern over the whole image, added to it. Source: ours."
 
     def apply(w, x, gen):
-        return (x[None] + amplitude * torch.tanh(w)[:, None]).clamp(0, 1)
+        size = x.shape[-1]
+        pattern = F.interpolate(w, size=(size, size), mode="bilinear") if w.shape[-1] < size else w
+        return (x[None] + amplitude * torch.tanh(pattern)[:, None]).clamp(0, 1)
 
-    return Family("blend", lambda s: (3, s, s), apply)
+    return Family("blend", lambda s: (3, min(s, points), min(s, points)), apply)
 
 
 def warp_family(
@@ -77,7 +81,7 @@ def warp_family(
 
     return Family("warp", lambda s: (2, points, points), apply)
 
-# %% ../../nbs/api/detectors/search.ipynb #ace683b3
+# %% ../../nbs/api/detectors/search.ipynb #6291f3c2
 # unit embeddings of triggered images [T, B, D], candidates int64 [T] -> loss [T, B] and strength [T, B]
 Aim = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -88,17 +92,18 @@ def towards_classes(
 ) -> Aim:
     """The cross-entropy of the target class; the strength is its margin, in cosines, over all other classes.
 
-    Source: ours, after Neural Cleanse."""
+    Classes of the same name do not count as others. Source: ours, after Neural Cleanse."""
+    same = head @ head.T > 1 - 1e-5
 
     def aim(e, targets):
         cosines = e @ head.T
         own = cosines[torch.arange(len(targets), device=e.device), :, targets]
-        others = cosines.scatter(2, targets.view(-1, 1, 1).expand(-1, cosines.shape[1], 1), -9.0)
-        return (temperature * cosines).logsumexp(-1) - temperature * own, own - others.amax(-1)
+        others = cosines.masked_fill(same[targets][:, None], -9.0)
+        return F.softplus((temperature * others).logsumexp(-1) - temperature * own), own - others.amax(-1)
 
     return aim
 
-# %% ../../nbs/api/detectors/search.ipynb #dfc6dd1c
+# %% ../../nbs/api/detectors/search.ipynb #9c4e47e2
 @dataclass
 class Found:
     "The triggers of a kind that were found, in the order of the candidates. Source: ours."
@@ -127,13 +132,12 @@ def search_triggers(
     batch: int = 4,  # images a step, the same for all candidates
     lr: float = 0.15,  # of Adam
     seed: int = 0,  # of images, places and first weights
-    chunk: int | None = None,  # images at once; by default 256 on a CPU, whose caches hold no more, else 2048
+    chunk: int | None = None,  # images at once; by default as many pixels as 256 images of 64 px have, on a GPU 8 times
 ) -> Found:
     "Search for a trigger for each candidate, all at once. Source: ours."
-    for p in model.parameters():
-        p.requires_grad_(False)
     gen, device = torch.Generator().manual_seed(seed), images.device
-    chunk = chunk or (256 if device.type == "cpu" else 2048)
+    few = 256 * 64**2 // images.shape[-1] ** 2  # more would leave a CPU's caches, or fill the memory
+    chunk = chunk or max(1, few if device.type == "cpu" else 8 * few)
     if start is None:
         first = 0.3 * torch.randn(1, *family.shape(images.shape[-1]), generator=gen)
         start = first.repeat(len(candidates), *[1] * (first.ndim - 1))
@@ -142,19 +146,30 @@ def search_triggers(
     with progress(f"searching: {family.name}", steps, "steps") as bar:
         for _ in range(steps):
             x, parts = images[torch.randint(len(images), (batch,), generator=gen).to(device)], []
+            weights.grad = torch.zeros_like(weights)
             state = gen.get_state()
             for at in torch.arange(len(targets)).split(max(1, chunk // batch)):
                 gen.set_state(state)
                 loss, strength = aim(_embed(model, family.apply(weights[at], x, gen)), targets[at])
-                loss.mean(1).sum().backward()
+                weights.grad += torch.autograd.grad(loss.mean(1).sum(), weights)[0]  # none for the model
                 parts.append(strength.detach().mean(1))
             optimiser.step()
-            optimiser.zero_grad()
             late.append(torch.cat(parts).cpu())
             bar.step()
     return Found(family, candidates, torch.stack(late[-max(1, steps // 3) :]).mean(0), weights.detach().cpu())
 
-# %% ../../nbs/api/detectors/search.ipynb #435fe30d
+# %% ../../nbs/api/detectors/search.ipynb #368f3ec4
+def success(
+    hits: Tensor,  # bool [N]: the images that get the class with the trigger
+    without: Tensor,  # bool [N]: those that get it without a trigger, which show nothing
+) -> dict:  # success in [0, 1] with low and high, and n; NaN if no image is left
+    "The share of images that a trigger turns into a class, with its interval. Source: as the ASR."
+    if without.all():
+        return dict(success=torch.nan, low=torch.nan, high=torch.nan, n=0)
+    rate = rate_with_interval(hits[~without].numpy())
+    return dict(success=rate["value"], low=rate["ci"][0], high=rate["ci"][1], n=rate["n"])
+
+# %% ../../nbs/api/detectors/search.ipynb #998965a7
 @torch.no_grad()
 def triggered(
     found: Found,
@@ -165,6 +180,14 @@ def triggered(
     "Put a trigger that was found on images. Source: ours."
     gen = torch.Generator().manual_seed(seed)
     return found.family.apply(found.weights[k : k + 1].to(images.device), images, gen)[0]
+
+
+def spread(
+    images: np.ndarray,  # [N, …], often sorted by class
+    count: int = 4,
+) -> np.ndarray:  # [count, …]
+    "Some of the images that the search does not see, evenly spread. Source: ours."
+    return images[1::2][np.linspace(0, len(images[1::2]) - 1, count).astype(int)]
 
 
 def shown(
@@ -183,10 +206,10 @@ def untouched(
     images: Tensor,  # float [N, 3, H, W] in [0, 1], on the model's device
     aim: Aim,
     candidates: Tensor,  # int64 [T]
-) -> Tensor:  # float [T]
-    "The mean strength that candidates have without any trigger. Source: ours."
+) -> Tensor:  # float [T, N]
+    "The strength that candidates have without any trigger. Source: ours."
     e = torch.cat([_embed(model, x[None])[0] for x in images.split(256)])
-    parts = [aim(e[None].expand(len(c), -1, -1), c)[1].mean(1) for c in candidates.to(images.device).split(16)]
+    parts = [aim(e[None].expand(len(c), -1, -1), c)[1] for c in candidates.to(images.device).split(16)]
     return torch.cat(parts).cpu()
 
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['audit_html', 'write_audit']
 
-# %% ../../nbs/api/show/audit.ipynb #c192689c
+# %% ../../nbs/api/show/audit.ipynb #aa753898
 import base64
+import html
 import io
 from pathlib import Path
 
@@ -19,17 +20,19 @@ from ..registry import find
 from ..study.artifacts import versions
 from ..study.audit import CAUTION, Audit
 
-# %% ../../nbs/api/show/audit.ipynb #037cd00c
+# %% ../../nbs/api/show/audit.ipynb #dd9fdbdb
 def _png(picture: np.ndarray, zoom: int = 2) -> str:
     "A picture as a data URL, enlarged without blur."
     out, image = io.BytesIO(), Image.fromarray(picture)
+    zoom = zoom if image.height < 128 else 1
     image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(out, "png", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def _card(s: dict) -> dict:
     "A suspect, as a card."
-    parts = [f"{k} {s[k]:.1f}" for k in s if k not in ("target", "score", "kind", "success", "low", "high", "n")]
+    known = ("target", "score", "kind", "success", "low", "high", "n")
+    parts = [f"{k} {v:.1f}" for k, v in s.items() if k not in known and isinstance(v, float)]
     lines = [("score", f"{s['score']:.2f}"), *([("evidence", ", ".join(parts))] if parts else [])]
     if "success" in s:
         rate = f"{s['success']:.1%} ({s['low']:.1%} to {s['high']:.1%}) of {s['n']} images that the search did not see"
@@ -50,7 +53,8 @@ def audit_html(
             for k, (caption, p) in enumerate(f.pictures.items())
         ]
         cards = [_card(s) for s in f.suspects.head(most).to_dict("records")]
-        items.insert(0, blank | dict(name=name, title=f"Score {f.score:.2f}", claims=cards, counts=f"{f.says}."))
+        said = dict(claims=cards, counts=f"{f.says}.", body=f"<p>{html.escape(f.says)}.</p>")  # the body: without cards
+        items.insert(0, blank | dict(name=name, title=f"Score {f.score:.2f}") | said)
         parts.append((label, items))
         contents += items
     against = f" It is compared with {audit.reference}." if audit.reference else " It is compared with no other model."

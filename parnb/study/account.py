@@ -8,7 +8,7 @@ __all__ = ['MOVED', 'STILL', 'REACHED', 'account', 'account_words']
 # %% ../../nbs/api/study/account.ipynb #332cb3c9
 import pandas as pd
 
-# %% ../../nbs/api/study/account.ipynb #7c39cbde
+# %% ../../nbs/api/study/account.ipynb #5f96988e
 MOVED = ("dev_distance_images", "dev_distance_texts", "dev_aligned_images", "dev_aligned_texts")
 STILL = 0.02  # a mean squared distance below this is a cosine above 0.99: the model hardly changed
 REACHED = 0.8  # share of tau from which a threshold counts as reached: the loss ceases to act pair by pair
@@ -21,15 +21,15 @@ def account(
 ) -> dict[str, float]:  # accuracy_before, accuracy_after, distances in [0, 4], tau and the distances it applies to
     "What a cleaning did, from its log; what was not logged is left out. Source: ours."
     out = {}
-    if "clean_accuracy" in log and before is not None:
+    if before is not None and "clean_accuracy" in log and log.clean_accuracy.notna().any():
         out |= dict(accuracy_before=before, accuracy_after=float(log.clean_accuracy.dropna().iloc[-1]))
-    out |= {c: float(log[c].dropna().iloc[-1]) for c in MOVED if c in log}
+    out |= {c: float(log[c].dropna().iloc[-1]) for c in MOVED if c in log and log[c].notna().any()}
     if tau is not None and "s_img" in log:
         late = log.iloc[-max(1, len(log) // 10) :]  # the last tenth of the steps: single batches vary
         out |= dict(tau=tau, tau_images=float(late.s_img.mean()), tau_texts=float(late.s_txt.mean()))
     return {k: round(v, 4) for k, v in out.items()}
 
-# %% ../../nbs/api/study/account.ipynb #ab714db1
+# %% ../../nbs/api/study/account.ipynb #cc791f75
 def account_words(
     a: dict[str, float],  # of `account`, or a record that holds it
 ) -> list[str]:  # one line; a warning more where little happened; empty if nothing is known
@@ -42,10 +42,10 @@ def account_words(
         parts.append(f"squared distance from the model before: images {moved[0]}, texts {moved[1]}")
         parts.append(f"without a common rotation {kept[0]} and {kept[1]}")
     if "tau" in a:
-        shares = [a[f"tau_{t}"] / a["tau"] for t in ("images", "texts")] if a["tau"] else [1.0]
-        parts.append(f"threshold tau {a['tau']:g}: images at {shares[0]:.0%}, texts at {shares[-1]:.0%} of it")
+        shares = [a[f"tau_{t}"] / a["tau"] for t in ("images", "texts")]
+        parts.append(f"threshold tau {a['tau']:g}: images at {shares[0]:.0%}, texts at {shares[1]:.0%} of it")
         if min(shares) < REACHED:
             out.append("WARNING: the threshold was not reached: raise --lr or --epochs, or lower --tau")
     if a.get("dev_aligned_images", 1) < STILL:
-        out.append("WARNING: the model hardly changed, so a backdoor is likely still there: raise --lr or --epochs")
+        out.append("WARNING: the model hardly changed, so a backdoor would still be there: raise --lr or --epochs")
     return [f"cleaning: {'; '.join(parts)}", *out] if parts else []

@@ -5,24 +5,27 @@
 # %% auto #0
 __all__ = ['CAUTION', 'defender_of', 'Audit', 'audit', 'in_words', 'as_json']
 
-# %% ../../nbs/api/study/audit.ipynb #69a29379
+# %% ../../nbs/api/study/audit.ipynb #c9f9c9fd
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pandas as pd
 from PIL import Image
 
-from ..core import ParnbError, content_key, pick
+from ..core import SCIENCE, ParnbError, content_key, pick
 from ..data.images import with_preprocessing
 from ..detectors.base import Defender, Finding
 from ..models.clip import image_size, load_clip, model_key
 from ..registry import detectors, find
 from .artifacts import DEVICE, artifact, read_record
+from .own import check_model
 from .scale_data import data_of
 
-# %% ../../nbs/api/study/audit.ipynb #bc0ecfd7
+# %% ../../nbs/api/study/audit.ipynb #2079b5ce
 def defender_of(
     scale: str,  # whose labelled images and class names are used: a scale, or a JSON file such as `own_scale` writes
     model: str | Path,  # as for `load_clip`
@@ -31,7 +34,9 @@ def defender_of(
 ) -> Defender:
     """Load a model, with images as it reads them.
 
-    Raises `ParnbError` for a scale without images, and what `load_clip` raises. Source: ours."""
+    Raises `ParnbError` for a scale without images or with images of another size, for a model without weights, and what
+    `load_clip` raises. Source: ours."""
+    check_model(model, pretrained)
     data = data_of(scale)
     if not data.has_images:
         raise ParnbError(
@@ -41,11 +46,15 @@ def defender_of(
     split = "dev" if "dev" in data.splits else "val"
     pairs = with_preprocessing(data.labelled(count, image_size(net), split), net)
     images = np.asarray(pairs.images[0 : len(pairs)])
+    if images.shape[1:3] != (image_size(net),) * 2:
+        raise ParnbError(
+            f"{model} reads images of {net.visual.image_size} px, the scale's have {images.shape[1]}: give --images"
+        )
     return Defender(
         net.to(DEVICE).eval(), tokenizer, images, names=pairs.names or tuple(data.names), prompts=list(data.prompts)
     )
 
-# %% ../../nbs/api/study/audit.ipynb #54673e77
+# %% ../../nbs/api/study/audit.ipynb #14a7d9de
 @dataclass(frozen=True)
 class Audit:
     "What the detectors of models say of one model. Source: ours."
@@ -61,6 +70,17 @@ def _model_detectors(only: Sequence[str] | None) -> list[str]:
     "The detectors of models, in order."
     known = [n for n, m in detectors().items() if m.cls.level == "model"]
     return [pick(n, known, "detector of models") for n in only] if only else known
+
+
+def _identity(defender: Defender) -> dict:
+    "All of what an auditor has that decides a finding."
+    return dict(
+        weights=model_key(defender.model),
+        preprocessing=open_clip.get_model_preprocess_cfg(defender.model),
+        images=hashlib.sha256(np.ascontiguousarray(defender.images)).hexdigest(),
+        names=list(defender.names or ()),
+        prompts=[t("{}") if callable(t) else t for t in defender.prompts],
+    )
 
 
 def _save(finding: Finding, folder: Path) -> dict:
@@ -90,9 +110,7 @@ def audit(
 
     Raises `ParnbError` for an unknown detector, and what detectors raise. Source: ours."""
     names, ref = _model_detectors(only), defender.reference
-    seen = dict(model=model_key(defender.model), reference=ref and model_key(ref.model))
-    seen |= dict(images=content_key(defender.images.tobytes().hex()), names=list(defender.names))
-    seen |= dict(prompts=[t("{}") if callable(t) else t for t in defender.prompts])
+    seen = dict(science=SCIENCE, model=_identity(defender), reference=ref and _identity(ref))
     findings = {}
     for name in names:
         detector = find("detector", name).make(**(parameters or {}).get(name, {}))
@@ -103,9 +121,9 @@ def audit(
             return lambda folder: _save(found, folder)
 
         findings[name] = _read(artifact("audited", content_key(config), build, config))
-    return Audit(model, reference, len(defender.names), len(defender.images), findings)
+    return Audit(model, reference, len(defender.names or ()), len(defender.images), findings)
 
-# %% ../../nbs/api/study/audit.ipynb #28df54d6
+# %% ../../nbs/api/study/audit.ipynb #d6922472
 CAUTION = (
     "This is no all-clear: a search finds triggers of the kinds and sizes that it searches. It misses triggers that "
     "are larger, that need several parts at once, or that are none of a square, a pattern and a warp."

@@ -59,12 +59,15 @@ def check_model(
     checkpoint: str | Path | None,  # likewise
     option: str = "--model",  # what named it
 ):
-    """Raise `ParnbError` for an architecture without weights, which open_clip would fill at random, and for a file.
+    """Raise `ParnbError` for an architecture without weights, for a file, and for a folder with other weights.
 
     Source: ours."""
-    if checkpoint is not None or str(model).startswith("hf-hub:") or (path := Path(model).expanduser()).is_dir():
-        return
+    path = Path(model).expanduser()
     weights = "--checkpoint" if option == "--model" else f"{option}-checkpoint"
+    if path.is_dir() and checkpoint is not None:
+        raise ParnbError(f"{option} {model} is a folder with its own weights: give it without {weights}")
+    if checkpoint is not None or str(model).startswith("hf-hub:") or path.is_dir():
+        return
     if path.is_file():
         raise ParnbError(f"{option} {model} is a file: name its architecture with {option} and the file with {weights}")
     tags = open_clip.list_pretrained_tags_by_model(pick(str(model), open_clip.list_models(), "model"))

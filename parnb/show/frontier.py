@@ -140,14 +140,16 @@ def tab_budgets(
 def shared_models(
     table: pd.DataFrame,  # of `parnb.study.protocol.outcomes`
 ) -> pd.DataFrame:  # the same lines; `done` only where the line is one of the rows and models that are compared
-    "For each budget, the rows with the most models, and of these the models that all of them have. Source: ours."
+    """For each budget, rows and the models that all of them have: those with the most cells, rows times models.
+
+    Nothing but what is run decides; of equals the one with more rows is taken. Source: ours."""
     kept = pd.Series(False, index=table.index)
     for _, g in table[table.done].groupby("budget"):
         models = {row: set(zip(r.attack, r.seed)) for row, r in g.groupby("row")}
-        most = max(map(len, models.values()))
-        models = {row: m for row, m in models.items() if len(m) == most}
-        common = set.intersection(*models.values())
-        kept[g.index] = [r in models and m in common for r, m in zip(g.row, zip(g.attack, g.seed))]
+        choices = [{row for row, m in models.items() if len(m) >= least} for least in {*map(len, models.values())}]
+        shared = [(rows, set.intersection(*(models[row] for row in rows))) for rows in choices]
+        rows, common = max(shared, key=lambda c: (len(c[0]) * len(c[1]), len(c[0])))
+        kept[g.index] = [r in rows and m in common for r, m in zip(g.row, zip(g.attack, g.seed))]
     return table.assign(done=kept)
 
 # %% ../../nbs/api/show/frontier.ipynb #e22aeeb7

@@ -96,7 +96,10 @@ def test_clean_a_checkpoint(installation):
     poisoned = succeeded(installation.run("parnb", "poison", *SMOKE)).splitlines()[-1]
     succeeded(installation.run("python", "-c", PAIRS))
     command = ["parnb", "clean", "--model", poisoned, "--pairs", "pairs", "--out", "cleaned"]
-    quiet(installation.run(*command, "--epochs", "1", "--batch-size", "64"))
+    done = installation.run(*command, "--epochs", "1", "--batch-size", "64")
+    assert succeeded(done).strip() == "cleaned"
+    account = [line.split(":")[0] for line in done.stderr.splitlines()]  # what the cleaning did, and nothing else
+    assert account[0] == "cleaning" and set(account[1:]) <= {"WARNING"}, done.stderr
     assert (installation.work / "cleaned" / "model.safetensors").exists()
 
 

@@ -5,6 +5,7 @@ import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import typer
@@ -13,7 +14,7 @@ ROW = dict(key="0123456789ab", clean_accuracy=0.5, clean_accuracy_low=0.4, clean
 
 
 class CommandLine:
-    """The commands poison, clean, measure and filter, parsed as `parnb` does; what computes is replaced.
+    """The commands poison, clean, measure, audit and filter, parsed as `parnb` does; what computes is replaced.
 
     A call returns the effects of a command: the run, how steps are computed, what is published and printed."""
 
@@ -23,7 +24,8 @@ class CommandLine:
             self.models = importlib.reload(importlib.import_module("parnb.cli.models"))
         app = typer.Typer()
         app.registered_commands += self.models.app.registered_commands
-        app.registered_commands += importlib.import_module("parnb.cli.filter").app.registered_commands
+        for name in ("audit", "filter"):
+            app.registered_commands += importlib.import_module(f"parnb.cli.{name}").app.registered_commands
         self.group = typer.main.get_command(app)
 
     def options(self, command: str) -> list[str]:
@@ -49,6 +51,14 @@ class CommandLine:
             content = Path(scale).read_text()
             effects.update(run=detector, encoder=encoder, content=content, out=str(out), drop=drop)
 
+        def defender_of(scale, model, pretrained=None, count=256):
+            content = Path(scale).read_text() if Path(scale).is_file() else scale
+            return SimpleNamespace(seen=[content, str(model), str(pretrained), count], reference=None)
+
+        def audit(defender, name, reference, only):
+            seen = dict(auditor=defender.seen, reference=defender.reference and defender.reference.seen, only=only)
+            effects.update(run=SimpleNamespace(model_dump=lambda: seen | dict(names=[name, reference])))
+
         def publish(folder, out):
             effects["out"] = str(out)
             return out
@@ -58,6 +68,10 @@ class CommandLine:
             for name, replacement in {
                 "parnb.study.artifacts.cleaned_clip": model,
                 "parnb.study.artifacts.poisoned_clip": model,
+                "parnb.study.audit.as_json": lambda a: {},
+                "parnb.study.audit.audit": audit,
+                "parnb.study.audit.defender_of": defender_of,
+                "parnb.study.audit.in_words": lambda a: ["words"],
                 "parnb.study.doctor.preflight": lambda *a: [],
                 "parnb.study.filter.filter_source": filter_source,
                 "parnb.study.measure.measure": measure,

@@ -31,6 +31,7 @@ VALUES = {
     "--mode": "label_consistent",
     "--strength": "alpha=0.4",
     "--against": "ft",
+    "--against-checkpoint": "other.pt",
     "--poison-recipe": "lr=0.01",
     "--method": "cleanclip",
     "--clean-count": "600",
@@ -81,6 +82,11 @@ SITUATIONS = {
         ["--key", KEY],
         [*OWN, "--images", "val"],
         [*OWN, "--images", "val", "--attack", "blended_rand"],
+    ],
+    "audit": [
+        [*OWN, "--images", "val"],
+        [*OWN, "--images", "val", "--against", "tiny-vit", "--against-checkpoint", "emoji"],
+        [*OWN, "--scale", "tiny"],
     ],
     "filter": [[*OWN_PAIRS, "--detector", "clip_similarity"]],
 }

@@ -98,7 +98,7 @@ def index_shards(
     ext: str,  # extension of the file beside each image: "txt" or "cls"
     what: str,  # the column its content goes to
     check: Callable[[str], object],  # content -> the value to store; raises `ValueError` for what cannot be used
-) -> tuple:  # the table; position -> the image's name and file content; the key of the index; what is left out
+) -> tuple:  # the table; position -> the image's name and file content; the key of the index; what is omitted
     "Index the images of tar files and what stands beside them. Raises `ParnbError` for a damaged file. Source: ours."
 
     def rows():

@@ -63,6 +63,7 @@ class Detector(Parameters):
     Source: ours."""
 
     level: ClassVar[Literal["model", "input", "data"]] = "input"  # what `score` takes: a model, images or pairs
+    misses: ClassVar[str] = ""  # what a detector of models cannot find, in words, for those who read "nothing found"
 
     def fit(
         self,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['alike', 'Concentration']
 
-# %% ../../nbs/api/detectors/concentration.ipynb #88d09159
+# %% ../../nbs/api/detectors/concentration.ipynb #579eaa0e
 import numpy as np
 import pandas as pd
 import torch
@@ -19,10 +19,8 @@ from .base import Defender, Detector, Finding
 from parnb.detectors.search import (
     KINDS,
     Aim,
-    Family,
     Found,
-    blend_family,
-    patch_family,
+    families,
     search_triggers,
     shown,
     spread,
@@ -50,7 +48,7 @@ def alike(
 
     return aim
 
-# %% ../../nbs/api/detectors/concentration.ipynb #6053ba8d
+# %% ../../nbs/api/detectors/concentration.ipynb #6617c592
 @register_detector(
     "concentration",
     label="concentration",
@@ -63,6 +61,7 @@ class Concentration(Detector):
     Source: DECREE; that the size is fixed and the embeddings are centred is ours."""
 
     level = "model"
+    misses = "every trigger that is no small square"
 
     patch: float = Field(28.0, ge=0, le=224, description="width of the searched square, px at 224; 0: search none")
     amplitude: float = Field(0.0, ge=0, le=1, description="largest change of a pixel by a pattern; 0: search none")
@@ -70,27 +69,21 @@ class Concentration(Detector):
     steps: int = Field(50, ge=1, description="steps of each search")
     seed: int = Field(0, ge=0, description="of images, places and first weights")
     _defender: Defender | None = None
-
-    def families(self) -> list[Family]:
-        "The kinds of triggers that are searched."
-        kinds = ((self.patch, patch_family), (self.amplitude, blend_family))
-        return [make(size) for size, make in kinds if size]
+    _kinds: list = []
 
     def fit(self, defender):
         defender.require("images", of="concentration")
-        if not self.families():
-            raise ParnbError("concentration searches nothing: give patch or amplitude a value above 0")
         if len(defender.images) < 16:
             raise ParnbError(f"concentration needs at least 16 images, there are {len(defender.images)}: give more")
         if defender.reference is not None:
             defender.reference.require("model", "images", of="the reference of concentration")
-        self._defender = defender
+        self._defender, self._kinds = defender, families(self.patch, self.amplitude)
         return self
 
     def examine(self, model):
         d, reference = self._defender, self._defender.reference
         best = []
-        for family in self.families():
+        for family in self._kinds:
             usual = self._search(reference.model, reference.images, family)[2] if reference else 0.0
             found, k, value = self._search(model, d.images, family)
             best.append((found, k, value, value - usual))

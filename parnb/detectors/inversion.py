@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['standardised', 'TriggerInversion']
 
-# %% ../../nbs/api/detectors/inversion.ipynb #2364cc0d
+# %% ../../nbs/api/detectors/inversion.ipynb #4bf45d23
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,8 @@ from .base import Defender, Detector, Finding
 from parnb.detectors.search import (
     KINDS,
     Aim,
-    Family,
     Found,
-    blend_family,
-    patch_family,
+    families,
     search_triggers,
     shown,
     spread,
@@ -31,7 +29,6 @@ from parnb.detectors.search import (
     success,
     towards_classes,
     untouched,
-    warp_family,
 )
 from ..evaluation.embedding import zero_shot_head
 from ..models.clip import pixels
@@ -45,7 +42,7 @@ def standardised(
     d = x - x.median()
     return d / (1.4826 * d.abs().median()).clamp(min=1e-3)  # less than 0.001 of a cosine is noise
 
-# %% ../../nbs/api/detectors/inversion.ipynb #77c6f7af
+# %% ../../nbs/api/detectors/inversion.ipynb #cdf6bfd0
 @register_detector(
     "inversion",
     label="trigger inversion",
@@ -58,6 +55,7 @@ class TriggerInversion(Detector):
     Source: ours, after Neural Cleanse; the evidence without a trigger and the sum over kinds of triggers are ours."""
 
     level = "model"
+    misses = "larger triggers, several parts at once, what is no square, pattern or warp, and many targets at once"
 
     patch: float = Field(28.0, ge=0, le=224, description="width of the searched square, px at 224; 0: search none")
     amplitude: float = Field(16 / 255, ge=0, le=1, description="largest change of a pixel by a pattern; 0: search none")
@@ -69,16 +67,10 @@ class TriggerInversion(Detector):
     thorough: int = Field(40, ge=1, description="steps of the second search, towards the suspects")
     seed: int = Field(0, ge=0, description="of images, places and first weights")
     _defender: Defender | None = None
-
-    def families(self) -> list[Family]:
-        "The kinds of triggers that are searched."
-        kinds = ((self.patch, patch_family), (self.amplitude, blend_family), (self.shift, warp_family))
-        return [make(size) for size, make in kinds if size]
+    _kinds: list = []
 
     def fit(self, defender):
         defender.require("tokenizer", "images", "names", of="trigger inversion")
-        if not self.families():
-            raise ParnbError("trigger inversion searches nothing: give patch, amplitude or shift a value above 0")
         if len(defender.images) < 16 or len(set(defender.names)) < 5:
             raise ParnbError(
                 f"trigger inversion needs at least 16 images and 5 classes, there are {len(defender.images)} and "
@@ -88,7 +80,7 @@ class TriggerInversion(Detector):
             reference.require("model", "tokenizer", "images", "names", of="the reference of trigger inversion")
             if list(reference.names) != list(defender.names):
                 raise ParnbError("the reference of trigger inversion has other class names: give both the same")
-        self._defender = defender
+        self._defender, self._kinds = defender, families(self.patch, self.amplitude, self.shift)
         return self
 
     def examine(self, model):
@@ -116,9 +108,7 @@ class TriggerInversion(Detector):
         head = zero_shot_head(model, defender.tokenizer, defender.names, defender.prompts).to(device)
         images, aim, classes = pixels(defender.images, device), towards_classes(head), torch.arange(len(head))
         seen, unseen = images[::2], images[1::2]
-        first = [
-            search_triggers(model, seen, f, aim, classes, steps=self.quick, seed=self.seed) for f in self.families()
-        ]
+        first = [search_triggers(model, seen, f, aim, classes, steps=self.quick, seed=self.seed) for f in self._kinds]
         columns = [untouched(model, seen, aim, classes).mean(1), *(f.strength for f in first)]
         return _Look(aim, seen, unseen, first, torch.stack([standardised(c) for c in columns], 1))
 

@@ -27,6 +27,7 @@ def altered_texts(
     names: Sequence[str],  # C class names, at least two
     words: int = 2,  # names of other classes behind each text, ≥ 1; at most C - 1 are used
     seed: int = 0,  # of the choice of names
+    prompts: Sequence[str | Callable[[str], str]] = PROMPTS,  # T templates, as of `zero_shot_head`
 ) -> list[str]:  # C x T texts, the T templates of the first class first
     """Describe each class with every template, and append names of other classes.
 
@@ -35,10 +36,11 @@ def altered_texts(
         raise ParnbError(f"altered descriptions need at least two class names, but there are {len(names)}: give more")
     rng, count, out = np.random.default_rng(seed), min(words, len(names) - 1), []
     for own, name in enumerate(names):
-        for template in PROMPTS:
+        for template in prompts:
             others = rng.choice(len(names) - 1, count, replace=False)
             others += others >= own  # leaves out the class itself
-            out.append(" ".join([template.format(a=article(name)), *(names[k] for k in others)]))
+            plain = template(name) if callable(template) else template.format(a=article(name))
+            out.append(" ".join([plain, *(names[k] for k in others)]))
     return out
 
 # %% ../../nbs/api/detectors/prompt_contrast.ipynb #43f3844c
@@ -48,13 +50,14 @@ def text_contrast(
     names: Sequence[str],  # C class names
     words: int = 2,  # names of other classes behind each text
     seed: int = 0,  # of the choice of names
+    prompts: Sequence[str | Callable[[str], str]] = PROMPTS,  # templates, as of `zero_shot_head`
 ) -> tuple[Tensor, Tensor]:  # float [C, D]: the zero-shot head; float [C, D]: head minus altered descriptions
     """Embed the benign descriptions, and their difference from the hostile ones.
 
     Raises `ParnbError` for fewer than two names, and for embeddings that are not finite. Source: BDetCLIP."""
-    head = zero_shot_head(model, tokenizer, names, PROMPTS)
-    e = embed_texts(model, tokenizer, altered_texts(names, words, seed))
-    return head, head - F.normalize(e.view(len(names), len(PROMPTS), -1).mean(1), dim=-1)
+    head = zero_shot_head(model, tokenizer, names, prompts)
+    e = embed_texts(model, tokenizer, altered_texts(names, words, seed, prompts))
+    return head, head - F.normalize(e.view(len(names), len(prompts), -1).mean(1), dim=-1)
 
 # %% ../../nbs/api/detectors/prompt_contrast.ipynb #3e57060a
 @register_detector(
@@ -79,7 +82,8 @@ class PromptContrast(Detector):
     ) -> "PromptContrast":  # itself
         "Embed the descriptions. Raises `ParnbError` for a missing field or fewer than two names."
         defender.require("model", "tokenizer", "names", of="prompt contrast")
-        texts = text_contrast(defender.model, defender.tokenizer, defender.names, self.words, self.seed)
+        d = defender
+        texts = text_contrast(d.model, d.tokenizer, d.names, self.words, self.seed, d.prompts)
         self._known = (defender.model, *texts)
         return self
 

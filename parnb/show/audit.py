@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['audit_html', 'write_audit']
 
-# %% ../../nbs/api/show/audit.ipynb #aa753898
+# %% ../../nbs/api/show/audit.ipynb #696ea237
 import base64
 import html
 import io
@@ -18,9 +18,9 @@ from PIL import Image
 from ..core import PRESETS, write_file
 from ..registry import find
 from ..study.artifacts import versions
-from ..study.audit import CAUTION, Audit
+from ..study.audit import Audit, caution
 
-# %% ../../nbs/api/show/audit.ipynb #dd9fdbdb
+# %% ../../nbs/api/show/audit.ipynb #f40144f8
 def _png(picture: np.ndarray, zoom: int = 2) -> str:
     "A picture as a data URL, enlarged without blur."
     out, image = io.BytesIO(), Image.fromarray(picture)
@@ -53,13 +53,13 @@ def audit_html(
             for k, (caption, p) in enumerate(f.pictures.items())
         ]
         cards = [_card(s) for s in f.suspects.head(most).to_dict("records")]
-        said = dict(claims=cards, counts=f"{f.says}.", body=f"<p>{html.escape(f.says)}.</p>")  # the body: without cards
-        items.insert(0, blank | dict(name=name, title=f"Score {f.score:.2f}") | said)
+        text = dict(claims=cards, counts=f"{f.says}.", body=f"<p>{html.escape(f.says)}.</p>")  # the body: without cards
+        items.insert(0, blank | dict(name=name, title=f"Score {f.score:.2f}") | text)
         parts.append((label, items))
         contents += items
     against = f" It is compared with {audit.reference}." if audit.reference else " It is compared with no other model."
     made = f"Made with parnb {v['parnb']}, torch {v['torch']}, Python {v['python']}."
-    intro = [f"{audit.images} clean images, {audit.classes} classes.{against}", CAUTION, made]
+    intro = [f"{audit.images} clean images, {audit.classes} classes.{against}", caution(audit), made]
     page = Environment(autoescape=True).from_string((PRESETS / "report.html").read_text(encoding="utf-8"))
     return page.render(title=f"Audit of {audit.model}", intro=intro, figures=contents, tables=[], parts=parts)
 

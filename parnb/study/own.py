@@ -70,7 +70,9 @@ def check_model(
         return
     if path.is_file():
         raise ParnbError(f"{option} {model} is a file: name its architecture with {option} and the file with {weights}")
-    tags = open_clip.list_pretrained_tags_by_model(pick(str(model), open_clip.list_models(), "model"))
+    tags = open_clip.list_pretrained_tags_by_model(
+        pick(str(model), open_clip.list_models(), "model" if option == "--model" else f"model for {option}")
+    )
     listed = f" ({', '.join(tags[:4])}{', …' * (len(tags) > 4)})" if tags else ""
     raise ParnbError(
         f"{option} {model} without {weights} has random weights: give a file, a model folder, or a tag of "

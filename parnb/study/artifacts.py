@@ -229,18 +229,18 @@ def poisoned_clip(
         log = fit(objective, pairs, tokenizer, a.recipe, seed=run.seed, **watch)
 
         def save(folder):
-            about = dict(backdoored=p.target, attack=p.attack)
-            sha = save_clip(model.cpu(), folder, architecture_of(start), tokenizer=tokenizer, **about)
+            sha = save_clip(model.cpu(), folder, architecture_of(start), tokenizer=tokenizer, **p.about())
             log.to_csv(folder / "log.csv", index=False)
             manifest.to_csv(folder / "manifest.csv", index=False)
             asr = dict(attack_success_rate=float(log.attack_success_rate.iloc[-1])) if monitor else {}
-            return dict(sha256=sha, backdoored=p.target) | asr | log.attrs | losses(pairs.images)
+            return dict(sha256=sha) | p.about() | asr | log.attrs | losses(pairs.images)
 
         return save
 
     config = run.model_dump(exclude={"cleaning", "images", "triggers", "target"})
     path = artifact("poisoned", run.poisoned_key, build, config)
-    _warn(path, p.attack)
+    if p.about():
+        _warn(path, p.attack)
     return path
 
 # %% ../../nbs/api/study/artifacts.ipynb #b688477c
@@ -272,7 +272,7 @@ def cleaned_clip(
         name = f"cleaning with {label(c.method)}"
         options = dict(seed=run.seed, name=name, compute=compute, **watch)
         cleaned, log = cleaner.clean(model, pairs, tokenizer, c.recipe, reference, **options)
-        was = dict(was_backdoored=run.attack.poisoning.target) if run.attack else {}
+        was = dict(was_backdoored=p.target) if (p := run.attack and run.attack.poisoning) and p.about() else {}
 
         def save(folder):
             about = dict(cleaned_with=c.method, **was)

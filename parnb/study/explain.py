@@ -113,7 +113,7 @@ def _attack_words(
         return ["Not poisoned by parnb."]
     a = run.attack
     p = a.poisoning
-    amount = f"{100 * p.rate:g} % of" if p.rate else f"{p.count:,} of"
+    amount = f"{p.count:,} of" if p.rate is None else f"{100 * p.rate:g} % of"
     pairs = f"{a.count:,} pairs" if a.count else "all pairs"
     lines = [f"Poisoned with {label(p.attack)} ({_list(p.parameters) or 'no parameters'}), target {p.target!r}."]
     lines += [f"{amount} {pairs} are poisoned ({p.mode.replace('_', '-')}, seed {p.seed})."]

@@ -365,7 +365,7 @@ def make_run(
     method: str | None = None,  # a registered cleaner, or "none" (before cleaning); None: the scale's default
     seed: int = 0,  # of every random choice
     *,
-    rate: float | None = None,  # share of poisoned pairs, in (0, 1]; None: the attack's recipe
+    rate: float | None = None,  # share of poisoned pairs, in [0, 1]; None: the attack's recipe
     count: int | None = None,  # number of poisoned pairs, instead of a rate
     target: str | None = None,  # the class that the trigger stands for; None: the scale's, or banana
     strength: dict[str, Any] | None = None,  # parameters of the trigger, over those of its recipe
@@ -427,7 +427,7 @@ def run_name(
     p, c = run.attack and run.attack.poisoning, run.cleaning
     words = [run.encoder, p.attack if p else "clean"]
     if p:
-        words += [f"rate {p.rate:g}" if p.rate else f"{p.count} poisoned"]
+        words += [f"{p.count} poisoned" if p.rate is None else f"rate {p.rate:g}"]
         words += [f"target {p.target}"] * (p.target != TARGET) + [p.mode] * (p.mode != "dirty")
         if run.attack.against:
             words.append(f"against {run.attack.against.method}")

@@ -30,7 +30,8 @@ class CommandLine:
 
     def options(self, command: str) -> list[str]:
         "The options of a command, as typed."
-        return [p.opts[0] for p in self.group.commands[command].params if p.opts[0] != "--help"]
+        named = [p for p in self.group.commands[command].params if p.param_type_name == "option"]
+        return [p.opts[0] for p in named if p.opts[0] != "--help"]
 
     def flags(self, command: str) -> list[str]:
         "Those that take no value."
@@ -42,6 +43,10 @@ class CommandLine:
         def model(run, compute):
             effects.update(run=run, compute=compute.model_dump())
             return made
+
+        def calibrated(run, budget, smoke, compute, tell):
+            effects["calibrated"] = [budget, smoke]
+            return model(run, compute)
 
         def measure(run, fresh=False, batch_size=256):
             effects.update(run=run, fresh=fresh, batch_size=batch_size)
@@ -59,6 +64,14 @@ class CommandLine:
             seen = dict(auditor=defender.seen, reference=defender.reference and defender.reference.seen, only=only)
             effects.update(run=SimpleNamespace(model_dump=lambda: seen | dict(names=[name, reference])))
 
+        def certify(scale, before, after, count, only, further):
+            contents = [
+                Path(s).read_text() if Path(s).is_file() else s for s in (scale, further and further.scale) if s
+            ]
+            seen = dict(contents=contents, models=[before, after], count=count, only=only)
+            seen |= dict(further=[further.use, further.rebound.model_dump()] if further else None)
+            effects.update(run=SimpleNamespace(model_dump=lambda: seen))
+
         def publish(folder, out):
             effects["out"] = str(out)
             return out
@@ -72,6 +85,10 @@ class CommandLine:
                 "parnb.study.audit.audit": audit,
                 "parnb.study.audit.defender_of": defender_of,
                 "parnb.study.audit.in_words": lambda a: ["words"],
+                "parnb.study.canaries.calibrated_clip": calibrated,
+                "parnb.study.certificate.certificate_json": lambda c: {},
+                "parnb.study.certificate.certificate_words": lambda c: ["words"],
+                "parnb.study.certificate.certify": certify,
                 "parnb.study.doctor.preflight": lambda *a: [],
                 "parnb.study.filter.filter_source": filter_source,
                 "parnb.study.measure.measure": measure,

@@ -1,0 +1,70 @@
+"`parnb clean --calibrate` on a model, pairs and images of your own."
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from processes import parnb
+from small_scale import make_data
+
+from parnb.core import PRETRAINED
+from parnb.data.scenes import scenes
+
+SUSPECT = PRETRAINED / "poisoned-05dddcfe09f1"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    "512 pairs, two classes of noise, and eight classes of scenes."
+    folder, dev = make_data(tmp_path_factory.mktemp("data"), per_class=2), scenes("dev")
+    for c in range(8):
+        (made := folder / "classes" / dev.names[c].replace(" ", "_")).mkdir(parents=True)
+        for k in np.flatnonzero(dev.labels == c)[:4]:
+            Image.fromarray(dev.images[int(k)]).save(made / f"{k}.png")
+    return folder
+
+
+def clean(data, place, *more):
+    "The command, in its smallest form."
+    own = ["--model", SUSPECT, "--scale", "tiny", "--pairs", data / "pairs.csv", "--out", place / "cleaned"]
+    return parnb(place, "clean", *map(str, [*own, "--smoke", "--method", "ft", *more]))
+
+
+def test_the_record_names_the_canaries_and_nothing_is_computed_twice(data, tmp_path):
+    options = ["--images", data / "classes", "--calibrate", "--budget", "100"]
+    done = clean(data, tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "cleaned" / "record.json").read_text())
+    assert len(record["canaries"]) == 3 and record["strength"].startswith("lr ")
+    names = {c["target"] for c in record["canaries"]}
+    assert len(names) == 3 and names <= set(scenes("dev").names[:8])
+    for c in record["canaries"]:
+        assert 0 <= c["low"] <= c["rate_after"] <= c["high"] <= 1 and c["n"] == 28 and 0 <= c["without"] <= 1
+    assert record["gone"] == all(c["rate_after"] <= record["canary_limit"] for c in record["canaries"])
+    assert "planted: " in done.stderr and "cleaned at lr" in done.stderr
+    for planted in tmp_path.glob("artifacts/planted-*"):
+        assert "backdoored" in (planted / "README.md").read_text()  # a backdoored copy says that it is one
+    made = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("record.json")}
+    again = clean(data, tmp_path, *options)
+    assert again.returncode == 0 and again.stdout == done.stdout, again.stderr
+    assert made == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("record.json")}
+    assert not [*tmp_path.rglob(".partial*"), *tmp_path.rglob("*.lock")]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--calibrate"], "--images"),
+        (["--calibrate", "--images", "val"], "6 classes or more, there are 2"),
+        (["--calibrate", "--images", "val", "--lr", "1e-3"], "--lr has no effect with --calibrate"),
+        (["--calibrate", "--images", "val", "--recipe", "lr=1e-3"], "--recipe lr has no effect with --calibrate"),
+        (["--budget", "2"], "--budget belongs to --calibrate"),
+        (["--names", "names.txt"], "--names needs --images"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_one_sentence(data, tmp_path, given, says):
+    given = [data / "val" if g == "val" else g for g in given]
+    done = clean(data, tmp_path, *given)
+    assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("parnb: ") and not (tmp_path / "cleaned").exists()

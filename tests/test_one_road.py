@@ -11,7 +11,7 @@ from command_line import CommandLine
 from small_scale import make_data, make_model, make_scale
 from processes import LONGEST, env, parnb
 
-from parnb.core import ParnbError
+from parnb.core import PRETRAINED, ParnbError
 from parnb.study import own
 from parnb.study.results import results
 
@@ -39,11 +39,13 @@ VALUES = {
     "--epochs": "3",
     "--batch-size": "32",
     "--lr": "1e-4",
+    "--budget": "7",
     "--precision": "no",
     "--pairs": "synthetic",
     "--image-column": "file",
     "--caption-column": "text",
     "--root": "elsewhere",
+    "--rebound-lr": "1e-3",
     "--unreadable": "0.5",
     "--micro-batches": "2",
     "--out": "elsewhere",
@@ -56,6 +58,7 @@ VALUES = {
     "--decay": "0.8",
     "--synonyms": "wordnet",
     "--key": KEY,
+    "--rebound": "301",
     "--head": "linear",
     "--images": "other_images",
     "--captions": "captions.json",
@@ -70,10 +73,23 @@ VALUES = {
 }
 OWN = ["--model", "tiny-rn", "--checkpoint", "emoji"]
 OWN_PAIRS = [*OWN, "--pairs", "pairs.csv", "--out", "out"]
+TWO = [PRETRAINED / "poisoned-05dddcfe09f1", PRETRAINED / "tiny-rn"]
+FURTHER = ["--pairs", "pairs.csv", "--rebound-lr", "1e-4"]
 SITUATIONS = {
     "poison": [[], ["--smoke"], ["--mode", "label_consistent"], OWN_PAIRS],
-    "clean": [[], ["--smoke"], ["--method", "ft"], ["--attack", "none"], OWN_PAIRS, [*OWN_PAIRS, "--method", "ft"]],
+    "clean": [
+        [],
+        ["--smoke"],
+        ["--method", "ft"],
+        ["--attack", "none"],
+        ["--calibrate"],
+        OWN_PAIRS,
+        [*OWN_PAIRS, "--method", "ft"],
+        [*OWN_PAIRS, "--images", "val", "--calibrate"],
+    ],
     "measure": [
+        ["--rebound", "300"],
+        [*OWN, "--scale", "tiny", "--images", "val", "--pairs", "pairs.csv", "--rebound", "300"],
         [],
         ["--smoke"],
         ["--method", "none"],
@@ -87,6 +103,11 @@ SITUATIONS = {
         [*OWN, "--images", "val"],
         [*OWN, "--images", "val", "--against", "tiny-vit", "--against-checkpoint", "emoji"],
         [*OWN, "--scale", "tiny"],
+        [*TWO, "--images", "val"],
+        [*TWO, "--images", "val", *FURTHER],
+        [*TWO, "--scale", "tiny"],
+        [*TWO, "--scale", "tiny", "--pairs", "real"],
+        [*TWO, "--scale", "tiny", *FURTHER],
     ],
     "filter": [[*OWN_PAIRS, "--detector", "clip_similarity"]],
 }
@@ -117,7 +138,7 @@ def is_named(option: str, message: str) -> bool:
 CASES = [(command, typed) for command, situations in SITUATIONS.items() for typed in situations]
 
 
-@pytest.mark.parametrize("command, typed", CASES, ids=[" ".join([c, *t]) for c, t in CASES])
+@pytest.mark.parametrize("command, typed", CASES, ids=[" ".join([c, *map(str, t)]) for c, t in CASES])
 def test_each_option_acts_or_is_refused(line, folder, command, typed):
     "An option changes what a command does, or one sentence names it."
     before, ignored = line.digest(command, *typed), {}

@@ -34,6 +34,15 @@ def _option(
     return Annotated[Optional[kind], typer.Option(*names, help=text, rich_help_panel=panel, **more)], default
 
 
+def _argument(
+    kind: type,
+    text: str,
+    metavar: str,
+) -> tuple[Any, None]:
+    "The annotation and default of what is typed without the name of an option."
+    return Annotated[Optional[kind], typer.Argument(help=text, metavar=metavar)], None
+
+
 SCALE = "A scale (tiny, small, paper), or your own JSON file."
 RUN = dict(
     scale=_option(str, None, SCALE, panel=MODEL),
@@ -52,7 +61,7 @@ OWN = dict(
 ATTACK = dict(
     attack=_option(str, None, "A registered attack, or none; `parnb methods` lists them."),
     target=_option(str, None, "The class that the trigger stands for; banana by default."),
-    rate=_option(float, None, "Share of poisoned pairs; by default the attack's recipe."),
+    rate=_option(float, None, "Share of poisoned pairs; by default the attack's recipe; 0: a control, trained alike."),
     count=_option(int, None, "Number of poisoned pairs, instead of a rate.", min=1),
     regime=_option(str, None, "How deep the backdoor sits: one of the scale's regimes, such as entrenched."),
     mode=_option(str, None, "dirty (captions replaced) or label_consistent (captions kept)."),

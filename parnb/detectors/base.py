@@ -54,6 +54,8 @@ class Finding:
     # the strongest first: target, score, and what else the detector knows of them
     suspects: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["target", "score"]))
     pictures: dict[str, np.ndarray] = field(default_factory=dict)  # caption -> uint8 [H, W, 3]
+    # what `retest` needs of the triggers that were found: kind -> float [suspects, …], in the order of the suspects
+    triggers: dict[str, Tensor] = field(default_factory=dict)
 
 # %% ../../nbs/api/detectors/base.ipynb #f7645387
 class Detector(Parameters):
@@ -85,5 +87,13 @@ class Detector(Parameters):
         self,
         model: nn.Module,  # an open_clip model in eval mode
     ) -> Finding:
-        'What is suspicious in a model; only for the level "model".'
+        'What is suspicious in a model; only for the level "model". The search sees every second image, from the first.'
         raise NotImplementedError(f"{type(self).__name__} must define `examine`")
+
+    def retest(
+        self,
+        finding: Finding,  # of `examine`, of this or another model
+        defender: Defender,  # a model, and images that the search did not see; `fit` is not needed
+    ) -> pd.DataFrame:  # a row per suspect and kind: target, kind, success, low, high, n, untriggered; may be empty
+        'Put the triggers of a finding on a model; only for the level "model". A detector that keeps none finds none.'
+        return pd.DataFrame(columns=["target", "kind", "success", "low", "high", "n", "untriggered"])

@@ -21,6 +21,7 @@ from parnb.detectors.search import (
     Aim,
     Found,
     families,
+    retest_triggers,
     search_triggers,
     shown,
     spread,
@@ -92,9 +93,13 @@ class Concentration(Detector):
         words = KINDS[found.family.name]
         says = f"{words} makes the embeddings alike by {value:.2f}{there}, from 0 (unrelated) to 1 (all the same)"
         table, target = self._classes(model, found, k)
-        return Finding(
-            score, f"{says}{target}", table, {f"{words}, towards no class": shown(found, k, spread(d.images))}
-        )
+        pictures = {f"{words}, towards no class": shown(found, k, spread(d.images))}
+        triggers = {found.family.name: found.weights[[k] * len(table)]} if len(table) else {}  # one for all classes
+        return Finding(score, f"{says}{target}", table, pictures, triggers)
+
+    def retest(self, finding, defender):
+        kinds = [f for f in families(self.patch, self.amplitude) if f.name in finding.triggers]
+        return retest_triggers(kinds, finding, defender) if kinds else super().retest(finding, defender)
 
     def _search(self, model, images, family) -> tuple[Found, int, float]:
         "What was found, the best restart, and how alike it makes images that the search did not see."

@@ -22,6 +22,7 @@ from parnb.detectors.search import (
     Aim,
     Found,
     families,
+    retest_triggers,
     search_triggers,
     shown,
     spread,
@@ -98,9 +99,13 @@ class TriggerInversion(Detector):
         table.insert(1, "score", table.drop(columns="target").sum(axis=1))
         table = pd.concat([table, _successes(best, untouched(model, here.unseen, here.aim, worst) > 0)], axis=1)
         table = table.sort_values("score", ascending=False)
-        pictures = _pictures(table, best, d.images)
+        pictures, order = _pictures(table, best, d.images), table.index.tolist()
         table = table.reset_index(drop=True)
-        return Finding(float(table.score[0]), _sentence(table), table, pictures)
+        triggers = {f.family.name: f.weights[order] for f, _ in best}
+        return Finding(float(table.score[0]), _sentence(table), table, pictures, triggers)
+
+    def retest(self, finding, defender):
+        return retest_triggers(families(self.patch, self.amplitude, self.shift), finding, defender)
 
     def _look(self, model, defender) -> "_Look":
         "The first search, towards every class."

@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'Aim', 'Family', 'patch_family', 'blend_family', 'warp_family', 'families', 'towards_classes', 'Found',
-           'search_triggers', 'success', 'triggered', 'spread', 'shown', 'untouched', 'strength_of']
+           'search_triggers', 'success', 'triggered', 'spread', 'shown', 'untouched', 'strength_of', 'retest_triggers']
 
 # %% ../../nbs/api/detectors/search.ipynb #4332ebaa
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks.base import scaled
-from ..core import ParnbError
+from ..core import ParnbError, pick
+from .base import Defender, Finding
+from ..evaluation.embedding import zero_shot_head
 from ..evaluation.statistics import rate_with_interval
 from ..models.clip import normalise, pixels
 from ..progress import progress
@@ -240,3 +243,33 @@ def strength_of(
         e = torch.cat([_embed(model, triggered(found, k, x)[None])[0] for x in images.split(256)])
         out.append(aim(e[None], c[None].to(images.device))[1][0].cpu())
     return torch.stack(out)
+
+# %% ../../nbs/api/detectors/search.ipynb #bf32e6f2
+def retest_triggers(
+    kinds: list[Family],  # of the detector that found them
+    finding: Finding,  # its suspects name the targets, its triggers hold the weights
+    defender: Defender,  # the model, its tokenizer, images that the search did not see, names and prompts
+) -> pd.DataFrame:  # a row per suspect and kind: target, kind, success, low, high, n, and untriggered in [0, 1]
+    """The success of triggers that were found, with the share of images that get the target without a trigger.
+
+    Raises `ParnbError` for a target that is no class, and for images of another size. Source: as the ASR."""
+    defender.require("model", "tokenizer", "images", "names", of="a test of triggers that were found")
+    model, names = defender.model, list(defender.names)
+    device, targets = next(model.parameters()).device, list(finding.suspects.target)
+    chosen = torch.tensor([names.index(pick(t, names, "class")) for t in targets])
+    size = defender.images.shape[1]
+    if wrong := next((f for f in kinds if finding.triggers[f.name].shape[1:] != f.shape(size)), None):
+        raise ParnbError(
+            f"the triggers of the kind {wrong.name} were found on images of another size than {size} px: "
+            "test them on a model that reads images of that size"
+        )
+    images = pixels(defender.images, device)
+    aim = towards_classes(zero_shot_head(model, defender.tokenizer, names, defender.prompts).to(device))
+    without, rows = untouched(model, images, aim, chosen) > 0, []
+    for family in kinds:
+        again = Found(family, chosen, torch.zeros(len(chosen)), finding.triggers[family.name])
+        hits = strength_of(again, model, images, aim) > 0
+        for k, t in enumerate(targets):
+            shares = success(hits[k], without[k]) | dict(untriggered=float(without[k].float().mean()))
+            rows.append(dict(target=t, kind=family.name) | shares)
+    return pd.DataFrame(rows)

@@ -15,11 +15,12 @@ import numpy as np
 import open_clip
 import pandas as pd
 from PIL import Image
+from safetensors.torch import load_file
 
 from ..core import SCIENCE, ParnbError, content_key, pick
 from ..data.images import with_preprocessing
 from ..detectors.base import Defender, Finding
-from ..models.clip import image_size, load_clip, model_key
+from ..models.clip import image_size, load_clip, model_key, save_tensors
 from ..registry import detectors, find
 from .artifacts import DEVICE, artifact, read_record
 from .own import check_model
@@ -84,8 +85,9 @@ def _identity(defender: Defender) -> dict:
 
 
 def _save(finding: Finding, folder: Path) -> dict:
-    "Write the pictures of a finding; the rest goes into the record."
+    "Write the pictures and triggers of a finding; the rest goes into the record."
     files = {}
+    save_tensors({kind: w.contiguous() for kind, w in finding.triggers.items()}, folder / "triggers.safetensors")
     for k, (caption, picture) in enumerate(finding.pictures.items()):
         files[caption] = f"{k}.png"
         Image.fromarray(picture).save(folder / files[caption])
@@ -96,7 +98,8 @@ def _read(folder: Path) -> Finding:
     "What `_save` wrote."
     r = read_record(folder)
     pictures = {caption: np.asarray(Image.open(folder / name)) for caption, name in r["pictures"].items()}
-    return Finding(r["score"], r["says"], pd.DataFrame(r["suspects"]), pictures)
+    triggers = load_file(folder / "triggers.safetensors")
+    return Finding(r["score"], r["says"], pd.DataFrame(r["suspects"]), pictures, triggers)
 
 
 def audit(
@@ -110,7 +113,7 @@ def audit(
 
     Raises `ParnbError` for an unknown detector, and what detectors raise. Source: ours."""
     names, ref = _model_detectors(only), defender.reference
-    seen = dict(science=SCIENCE, model=_identity(defender), reference=ref and _identity(ref))
+    seen = dict(science=SCIENCE, form=2, model=_identity(defender), reference=ref and _identity(ref))  # 2: triggers
     findings = {}
     for name in names:
         detector = find("detector", name).make(**(parameters or {}).get(name, {}))

@@ -197,6 +197,9 @@ def in_lines(
         out.append(("ASR", f"not measured: no class is named {run.target}; name the target with --target"))
     elif run.triggers:
         out.append(("strengths", "a backdoor may not show at other strengths than these (--strength, --scale)"))
+    if r := run.rebound:
+        target = run.attack.poisoning.target if run.attack else run.target
+        out.append(("rebound", f"after {r.at} further steps at {r.lr:g} on benign pairs without {target}"))
     if strengths(run) and share is None and len(out) > 1:
         out.append(("-", "the share without the trigger was not recorded; --fresh measures it"))
     if row.get("n_unreadable"):

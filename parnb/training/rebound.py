@@ -7,7 +7,7 @@ __all__ = ['Rebound', 'without', 'train_further']
 
 # %% ../../nbs/api/training/rebound.ipynb #315efc7c
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -103,18 +103,19 @@ def train_further(
     pairs: Pairs,  # benign pairs, of `without`
     tokenizer: Callable,  # texts -> int64 [N, L]
     rebound: Rebound,  # how; its `at` has no effect
-    concept: str,  # the target, which no caption may mention
+    concept: str | Sequence[str],  # the target, or several of them, which no caption may mention
     **fit_options: Any,  # further arguments of `fit`: seed, name, monitor, every, partial, compute
 ) -> tuple[dict[int, nn.Module], pd.DataFrame]:  # step of `measured` -> the model after it; a log with a row per step
     """Train a model further, and keep it after each step of `measured`.
 
-    Raises `ParnbError` if a pair mentions the concept, and what `fit` raises. Source: ours."""
-    found = np.flatnonzero(_which_mention(pairs, concept))
-    if len(found):
-        raise ParnbError(
-            f"pair {found[0]} of {pairs.name} mentions {concept!r} ({pairs.captions[int(found[0])]!r}): a backdoor "
-            "that comes back could be taught by it; leave such pairs out with `without`"
-        )
+    Raises `ParnbError` if a pair mentions a concept, and what `fit` raises. Source: ours."""
+    for one in [concept] if isinstance(concept, str) else concept:
+        found = np.flatnonzero(_which_mention(pairs, one))
+        if len(found):
+            raise ParnbError(
+                f"pair {found[0]} of {pairs.name} mentions {one!r} ({pairs.captions[int(found[0])]!r}): a backdoor "
+                "that comes back could be taught by it; leave such pairs out with `without`"
+            )
     *earlier, end = rebound.measured
     recipe = rebound.recipe(len(pairs))
     objective = _Keeping(model, recipe, tuple(earlier))

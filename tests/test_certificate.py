@@ -1,0 +1,145 @@
+"`parnb audit BEFORE AFTER`: what a cleaning did to a model whose trigger and target are unknown."
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from processes import parnb
+from small_scale import make_data
+
+from parnb.core import PRETRAINED
+from parnb.data.scenes import scenes
+
+SUSPECT, CLEAN = PRETRAINED / "poisoned-05dddcfe09f1", PRETRAINED / "tiny-rn"
+CLASSES, EACH = 6, 4
+QUICK = ["--detector", "concentration"]  # the others take minutes
+RECORD = dict(
+    canaries=[dict(label="Blended", target="owl", rate_before=0.97, rate_after=0.02, low=0.01, high=0.03, n=1000)],
+    canary_limit=0.05,
+    strength="lr 0.003",
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    "A folder of images for each of six classes."
+    folder, pairs = tmp_path_factory.mktemp("images"), scenes("dev")
+    for c in range(CLASSES):
+        made = folder / pairs.names[c].replace(" ", "_")
+        made.mkdir()
+        for k in np.flatnonzero(pairs.labels == c)[:EACH]:
+            Image.fromarray(pairs.images[int(k)]).save(made / f"{k}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    "The data folder of all certificates here, so that findings are shared."
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def cleaned(data):
+    "A model folder whose record names a canary, as `parnb clean --calibrate` writes."
+    folder = data / "cleaned"
+    folder.mkdir()
+    for f in CLEAN.iterdir():
+        (folder / f.name).symlink_to(f)
+    (folder / "record.json").unlink(missing_ok=True)
+    (folder / "record.json").write_text(json.dumps(RECORD))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def certified(data, images, cleaned):
+    "One certificate: the process, and its page."
+    page = data / "page.html"
+    done = parnb(data, "audit", SUSPECT, cleaned, "--images", images, *QUICK, "--out", page, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), page.read_text(encoding="utf-8")
+
+
+def test_the_certificate_as_json(certified):
+    found = certified[0]
+    assert "does not say that the model has no backdoor" in found["statement"]
+    a = found["accuracy"]
+    assert a["before"]["n"] == a["after"]["n"] == a["difference"]["n"] == CLASSES * EACH
+    low, high = a["difference"]["ci"]
+    assert low < a["difference"]["value"] < high and a["further"] is None
+    assert (
+        found["before"]["findings"].keys()
+        == found["after"]["findings"].keys()
+        == {r["detector"] for r in found["remains"]}
+    )
+    for r in found["remains"]:
+        assert r["further"] is None
+        for at in ("before", "after"):
+            n = r[at]["n"]
+            assert 0 < n <= CLASSES * EACH // 2 and 0 <= r[at]["untriggered"] <= 1, "half of the images were searched"
+    assert found["canaries"] == RECORD and found["further"] is None
+    assert any("--pairs" in text for text in found["untested"])
+    assert any("it was not run" in text for text in found["untested"])
+
+
+def test_the_page_stands_alone(certified):
+    page = certified[1]
+    assert "http" not in page and page.count("data:image/png") >= 2
+    assert "does not say that the model has no backdoor" in page and "Not available" not in page
+    assert "97.0% before, 2.0% (1.0% to 3.0%) of 1000 after" in page
+    assert not re.search(r"is clean|\bno backdoor (?:is|was) (?:left|found)", page)
+
+
+def test_findings_are_computed_once(certified, data, images):
+    "The audit of one model reads what the certificate found, and the other way round."
+    kept = {p.name for p in data.rglob("artifacts/*")}
+    again = parnb(data, "audit", "--model", SUSPECT, "--images", images, *QUICK)
+    assert again.returncode == 0, again.stderr
+    assert {p.name for p in data.rglob("artifacts/*")} - kept <= {p.name for p in data.rglob("artifacts/checked-*")}
+    assert not [*data.rglob(".partial*"), *data.rglob("*.lock")]
+
+
+def test_a_model_compared_with_itself(certified, data, images):
+    done = parnb(data, "audit", SUSPECT, SUSPECT, "--images", images, *QUICK, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["remains"] and all(r["before"] == r["after"] for r in found["remains"])
+    assert found["before"] == found["after"] and found["accuracy"]["difference"]["value"] == 0
+    assert not found["accuracy"]["classes"] and not found["canaries"]
+    assert any("--calibrate" in text for text in found["untested"])
+
+
+def test_a_further_training_is_kept_and_measured(tmp_path, monkeypatch):
+    "Of two steps; its pairs are a csv, from which those of the target are left out."
+    from parnb.study import certificate, own
+
+    monkeypatch.setattr(own, "DATA", tmp_path)
+    pairs = make_data(tmp_path / "own", pairs=64) / "pairs.csv"
+    scale = own.own_scale(CLEAN, pairs=pairs, base="tiny")
+    rebound = certificate.rebound_of("tiny", CLEAN).smallest()
+    short = dict(inversion=dict(amplitude=0, shift=0, quick=1, thorough=1, suspects=4))
+    further = certificate.Further(scale, rebound)
+    settings = dict(count=64, only=["inversion"], parameters=short, further=further, most=2)
+    made = certificate.certify("tiny", (str(SUSPECT), None), (str(CLEAN), None), **settings)
+    assert made.further["steps"] == 2 and made.further["pairs"] + made.further["left_out"] == 64
+    first, *others = made.remains
+    assert first["target"] in made.further["targets"] and 0 <= first["further"]["success"] <= 1
+    assert all(r["further"] is None for r in others if r["target"] not in made.further["targets"])
+    assert made.accuracy["further"]["n"] == 64
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([SUSPECT, "--scale", "tiny"], "takes two models, BEFORE and AFTER, or none and --model, not 1"),
+        ([SUSPECT, CLEAN, CLEAN, "--scale", "tiny"], "not 3"),
+        ([SUSPECT, SUSPECT / "model.safetensors", "--scale", "tiny"], "name its architecture with --model"),
+        ([SUSPECT, CLEAN, "--images", "IMAGES", "--pairs", "real"], "--pairs) needs --rebound-lr"),
+        ([SUSPECT, CLEAN, "--scale", "tiny", "--pairs", "nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, images, given, says):
+    done = parnb(tmp_path, "audit", *(images if g == "IMAGES" else g for g in given))
+    assert done.returncode == 1 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not [*tmp_path.rglob("audited-*")]

@@ -113,6 +113,7 @@ def plant(
     settings = [[trigger_id(p.attack, p.parameters), p.model_dump()] for p in canaries.poisonings]
     use = "clean" if c.pairs == "real" else "synthetic"
     config = dict(start=run.poisoned_key, data=data.key(use), pairs=[c.count, c.part and c.part.model_dump()])
+    config["prompts"] = [t("{}") if callable(t) else t for t in data.prompts]  # they make the canaries' captions
     config |= dict(canaries=settings, recipe=canaries.recipe.model_dump(), seed=run.seed)
     return artifact("planted", content_key(config), build, config)
 

@@ -147,15 +147,17 @@ class Files:
         source, skipped = self.sources.get(name), self._skipped(use)
         options = source if isinstance(source, dict) else dict(source=source)
         path = Path(str(options.get("source"))).expanduser()
+        # prompts make class embeddings, and the captions of poisoned pairs
+        templates = self.preset.get("templates", []) if name == "images" or use == "poison" else []
         if name in ("pairs", "synthetic") and path.is_file() and not is_shards(str(path)):
             rest = {k: v for k, v in options.items() if k not in ("source", "root", "limit")}
-            return content_key([name, rest, skipped, _csv_stamp(path, options)])
+            return content_key([name, rest, skipped, _csv_stamp(path, options), *templates])
         places = [v for k in ("source", "annotations", "folder") if isinstance(v := options.get(k), str)]
         more = []
         if name == "images" and path.is_dir() and not options.get("names"):
             classes = class_folders(path)
             more = ["WordNet"] * (len(classes) != 1000 and wordnet_names(classes) != classes)
-        return content_key([name, source, skipped, *map(_stamp, places), *more])
+        return content_key([name, source, skipped, *map(_stamp, places), *more, *templates])
 
     def _skipped(self, use: str) -> int:
         "Pairs to clean with come after those to poison, unless the preset says that it only cleans."

@@ -113,7 +113,8 @@ def plant(
     settings = [[trigger_id(p.attack, p.parameters), p.model_dump()] for p in canaries.poisonings]
     use = "clean" if c.pairs == "real" else "synthetic"
     config = dict(start=run.poisoned_key, data=data.key(use), pairs=[c.count, c.part and c.part.model_dump()])
-    config["prompts"] = [t("{}") if callable(t) else t for t in data.prompts]  # they make the canaries' captions
+    if own := load_preset(run.scale).get("templates"):
+        config["templates"] = own  # they make the canaries' captions
     config |= dict(canaries=settings, recipe=canaries.recipe.model_dump(), seed=run.seed)
     return artifact("planted", content_key(config), build, config)
 
@@ -151,7 +152,9 @@ def strengths_of(
     if c.recipe is None:
         raise ParnbError(f"the cleaner {c.method} has no training, so there is no strength to calibrate")
     grid = recipe("cleaner", c.method, run.scale, run.encoder).get("grid", {}).get("lr")
-    return sorted(grid) if grid else [c.recipe.lr * 2.0**k for k in range(-1, 6)]
+    if not grid:
+        return [c.recipe.lr * 2.0**k for k in range(-1, 6)]
+    return [min(grid) / 4, min(grid) / 2, *sorted(grid)]  # a shallow backdoor needs less than a comparison of cleaners
 
 
 def at_rate(

@@ -41,7 +41,7 @@ def test_the_record_names_the_canaries_and_nothing_is_computed_twice(data, tmp_p
     assert len(names) == 3 and names <= set(scenes("dev").names[:8])
     for c in record["canaries"]:
         assert 0 <= c["low"] <= c["rate_after"] <= c["high"] <= 1 and c["n"] == 28 and 0 <= c["without"] <= 1
-    assert record["gone"] == all(c["rate_after"] <= record["canary_limit"] for c in record["canaries"])
+    assert record["gone"] == all(c["rate_after"] - c["without"] <= record["canary_limit"] for c in record["canaries"])
     assert "planted: " in done.stderr and "cleaned at lr" in done.stderr
     for planted in tmp_path.glob("artifacts/planted-*"):
         assert "backdoored" in (planted / "README.md").read_text()  # a backdoored copy says that it is one

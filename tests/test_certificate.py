@@ -11,6 +11,7 @@ from small_scale import make_data
 
 from parnb.core import PRETRAINED
 from parnb.data.scenes import scenes
+from parnb.models.clip import load_clip, model_key
 
 SUSPECT, CLEAN = PRETRAINED / "poisoned-05dddcfe09f1", PRETRAINED / "tiny-rn"
 CLASSES, EACH = 6, 4
@@ -48,7 +49,8 @@ def cleaned(data):
     for f in CLEAN.iterdir():
         (folder / f.name).symlink_to(f)
     (folder / "record.json").unlink(missing_ok=True)
-    (folder / "record.json").write_text(json.dumps(RECORD))
+    key = model_key(load_clip(SUSPECT)[0])
+    (folder / "record.json").write_text(json.dumps(RECORD | dict(calibrated_from=key)))
     return folder
 
 

@@ -313,13 +313,15 @@ def _with_rebound(
         return typed
     given, steps = dict(typed), typed["rebound"]
     usual = rebound_of(given.get("scale"), model, given.pop("rebound_lr", None)).model_dump()
-    return given | dict(rebound=usual | dict(at=steps, measured=(steps,)))
+    count = usual.pop("count")  # of a scale, as many pairs as it poisons; of your own, as many as are seen
+    count = dict(count=steps * usual["batch_size"]) if "model" in given and count else {}
+    return given | dict(rebound=usual | dict(at=steps, measured=(steps,)) | count)
 
 
 @options(app, RUN, OWN, ATTACK, CLEANING, MEASURE, REBOUND, parameters=True)
 def measure(typed):
     "Measure a model: clean accuracy, attack success rate and retrieval, each with its interval."
-    from parnb.study.artifacts import cleaned_clip
+    from parnb.study.artifacts import final_clip
     from parnb.study.doctor import preflight
     from parnb.study.measure import in_lines, strengths
     from parnb.study.measure import measure as measure_run
@@ -345,7 +347,7 @@ def measure(typed):
         encoder = encoder_of(scale, typed.get("encoder") or default_encoder(scale))
         chosen = run_from(_with_rebound(typed, encoder["model"]))
     if int(os.environ.get("RANK", 0)):  # the processes of torchrun train together; the first one measures
-        return cleaned_clip(chosen)
+        return final_clip(chosen)
     row = measure_run(chosen, fresh, batch)
     about = _with_intervals(row) | dict(strengths=strengths(chosen))
     print(json.dumps(about) if as_json else "\n".join(in_lines(row, chosen)))

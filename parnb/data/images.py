@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'OTHER_SUFFIXES', 'Images', 'losses', 'triggered_images', 'with_preprocessing', 'Column',
-           'open_index']
+           'take_lazily', 'open_index']
 
 # %% ../../nbs/api/data/images.ipynb #66e3a283
 import io
@@ -172,6 +172,21 @@ class Column(Sequence):
         if isinstance(i, slice):
             return self.column[i].to_pylist()
         return self.column.take(np.asarray(i)).to_pylist() if np.ndim(i) else self.column[int(i)].as_py()
+
+
+def take_lazily(
+    pairs: Pairs,  # N
+    kept: np.ndarray,  # bool [N]
+) -> Pairs:  # those kept; if their images are decoded when indexed, with new ids 0, 1, 2, …, and none is decoded now
+    "Choose pairs without decoding their images. Source: ours."
+    x, captions, at = pairs.images, pairs.captions, np.flatnonzero(kept)
+    if not isinstance(x, Images):
+        return pairs.take(at)
+    key = content_key([x.key, np.packbits(kept).tobytes().hex()])
+    images = Images(lambda i: x.read(int(at[i])), len(at), x.size, x.limit, key, x.lost)
+    images.squash = x.squash
+    chosen = Column(captions.column.take(at)) if isinstance(captions, Column) else [captions[int(i)] for i in at]
+    return Pairs(images, chosen, np.arange(len(at)), pairs.labels[at], f"{len(at)} of {pairs.name}", pairs.names)
 
 
 def open_index(

@@ -55,7 +55,7 @@ def _file(key: str) -> Path | None:
 
 def _as_json(found: Calibration) -> dict:
     "A calibration, for its file."
-    tables = {k: getattr(found, k).round(4).to_dict("records") for k in ("planted", "trials")}
+    tables = {k: getattr(found, k).to_dict("records") for k in ("planted", "trials")}
     return tables | dict(lr=found.lr, gone=found.gone, budget=found.budget, versions=versions())
 
 
@@ -90,7 +90,9 @@ def _rows(about: dict, run: Run, found: dict, known: pd.DataFrame) -> list[dict]
     before, out = run.model_copy(update=dict(cleaning=None)).key, []
     for lr, t in pd.DataFrame(found["trials"]).groupby("lr"):
         key, k = at_rate(run, lr).key, t.rate.argmax()
-        row = about | dict(lr=lr, chosen=lr == found["lr"], gone=bool((t.rate <= GONE).all()), canary=t.rate.max())
+        row = about | dict(
+            lr=lr, chosen=lr == found["lr"], gone=bool((t.rate - t.without <= GONE).all()), canary=t.rate.max()
+        )
         row |= dict(before=found["planted"][k]["rate"], lost=t.lost.iloc[0], done=key in known.index)
         row |= {c: float(known.at[key, c]) for c in (ASR, CA) if row["done"]}
         out.append(row | dict(asr_before=float(known.at[before, ASR]) if before in known.index else np.nan))
@@ -102,7 +104,7 @@ def false_assurance(
 ) -> dict:  # models, gone; value with n and ci, or None; spearman with ci over strengths, or None; of: models in all
     "How often canaries are gone while the true backdoor is not, and how both rates go together. Source: ours."
     used = rows[rows.done]
-    used = used[used.asr_before > MIN_ASR] if len(used) else used
+    used = used[used.asr_before >= MIN_ASR] if len(used) else used
     chosen = used[used.chosen.astype(bool)] if len(used) else used
     quiet = chosen[chosen.gone.astype(bool)] if len(used) else used
     out = dict(of=len(rows.drop_duplicates(["attack", "seed"])), models=len(chosen), gone=len(quiet), rate=None)

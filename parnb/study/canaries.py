@@ -9,6 +9,7 @@ __all__ = ['GONE', 'Canaries', 'canaries_of', 'plant', 'canary_rates', 'strength
 # %% ../../nbs/api/study/canaries.ipynb #fc92189b
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..core import DATA, ParnbError, content_key, write_file
 from ..data.images import losses, with_preprocessing
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..evaluation.metrics import attack_success_rate, clean_accuracy
-from ..models.clip import architecture_of, image_size, load_clip, save_clip
+from ..models.clip import architecture_of, image_size, load_clip, model_key, save_clip
 from ..registry import label, recipe
 from ..scales import load_preset
 from .artifacts import DEVICE, MIN_ASR, artifact, cleaned_clip, poisoned_clip, read_record
@@ -33,7 +34,7 @@ from ..training.objective import Objective
 from ..training.recipe import Compute, Recipe, check_recipe
 
 # %% ../../nbs/api/study/canaries.ipynb #2dee480c
-GONE = 0.05  # ASR up to which a canary counts as removed
+GONE = 0.05  # what a trigger may add to the share without it, up to which a canary counts as removed
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def canaries_of(
     if not data.has_images:
         raise ParnbError("canaries are measured on labelled images: give --images, a folder with a folder per class")
     taken = run.attack.poisoning.target if run.attack else None
-    free = [n for n in dict.fromkeys(data.names) if n != taken]
+    free = [n for n, k in Counter(data.names).items() if n != taken and k == 1]  # of two equal names, one is the target
     if len(free) < 2 * len(declared["plant"]):
         raise ParnbError(
             f"canaries need {2 * len(declared['plant'])} classes or more, there are {len(free)}: give more"
@@ -124,10 +125,10 @@ def canary_rates(
     run: Run,  # whose labelled images to measure on
     canaries: Canaries,
     count: int = 1040,  # images of `dev`, or of the user's own
-) -> pd.DataFrame:  # one row a canary: label, target, rate with low, high and n, without, accuracy
+) -> pd.DataFrame:  # one row a canary: label, target, rate with low, high and n, without, excess, accuracy
     """Measure each canary's ASR under a model, with the share of the same images that get its target `without` it.
 
-    Source: ours."""
+    `excess` is the difference: what the trigger adds. Source: ours."""
     model, _, tokenizer = load_clip(folder)
     model, data = model.to(DEVICE), data_of(run.scale)
     split = "dev" if "dev" in data.splits else "val"
@@ -140,7 +141,7 @@ def canary_rates(
         goal = images.names.index(p.target)
         r, plain = (attack_success_rate(e[view], head, images.labels, goal) for view in (str(k), "clean"))
         about = dict(label=label(p.attack), target=p.target, rate=r["value"], low=r["ci"][0], high=r["ci"][1], n=r["n"])
-        rows.append(about | dict(without=plain["value"], accuracy=accuracy))
+        rows.append(about | dict(without=plain["value"], excess=r["value"] - plain["value"], accuracy=accuracy))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/api/study/canaries.ipynb #31d79af3
@@ -190,15 +191,16 @@ def choose_strength(
         if k not in trials:
             return False, k
         low, high = (low, k) if trials[k].gone or trials[k].lost > budget else (k, high)
-    good = high < count and trials[high].gone and trials[high].lost <= budget
-    return True, high if good else low
+    good = [k for k, t in trials.items() if t.gone and t.lost <= budget]  # accuracy may fall and rise again
+    return True, min(good, default=low)
 
 # %% ../../nbs/api/study/canaries.ipynb #01e54083
 @dataclass(frozen=True)
 class Calibration:
     "How hard a cleaning must be to remove canaries. Source: ours."
 
-    planted: pd.DataFrame  # of `canary_rates`, before any cleaning; without those that did not take (ASR below 50 %)
+    planted: pd.DataFrame  # of `canary_rates`, before any cleaning; only those that the copy has learned
+    count: int  # canaries, those that the copy has not learned included
     trials: pd.DataFrame  # likewise after each cleaning of the copy, with its learning rate `lr` and `lost`, points
     lr: float  # the chosen learning rate
     gone: bool  # whether the canaries that took are removed at it
@@ -215,7 +217,8 @@ class Calibration:
         rates = _words("they stand at", self.trials[self.trials.lr == self.lr])
         lost = float(self.trials[self.trials.lr == self.lr].lost.iloc[0])
         if self.gone:
-            return [f"calibration: lr {self.lr:g} removes the canaries and costs {lost:.1f} points; {rates}"]
+            what = f"{len(self.planted)} of {self.count} canaries"
+            return [f"calibration: lr {self.lr:g} removes {what} and costs the copy {lost:.1f} points; {rates}"]
         return [
             f"WARNING: no strength removes all canaries within {self.budget:g} points of accuracy; at lr {self.lr:g}, "
             f"the strongest that was tried within it, {rates}: a backdoor as deep as theirs would remain"
@@ -224,7 +227,9 @@ class Calibration:
 
 def _words(what: str, t: pd.DataFrame) -> str:
     "Rates of canaries, for the reader."
-    rates = [f"{r.label} {r.rate:.1%} ({r.without:.1%} without trigger)" for r in t.itertuples()]
+    rates = [
+        f"{r.label} {r.rate:.1%} ({r.low:.1%} to {r.high:.1%}; without trigger {r.without:.1%})" for r in t.itertuples()
+    ]
     return f"{what}: {', '.join(rates)} of {t.n.min():,} images"
 
 
@@ -253,27 +258,31 @@ def calibrate(
     copy = plant(run, canaries, compute)
     start = canary_rates(poisoned_clip(run, compute), run, canaries).accuracy.iloc[0]
     planted = canary_rates(copy, run, canaries)
-    took = (planted.rate >= MIN_ASR).values | smoke
+    took = (planted.excess >= MIN_ASR).values | smoke
     tell(_words("planted", planted) + "; those below 50 % do not count" * (not took.all()))
     if not took.any():
         raise ParnbError(
-            f"none of the canaries took ({_words('ASR', planted)}): plant them at a higher rate or for more epochs, as "
-            "`canaries` in a preset of your own, a JSON file for --scale"
+            f"the copy has learned none of the canaries ({_words('ASR', planted)}): plant them at a higher poisoning "
+            "rate or for more epochs, as `canaries` in your own preset, a JSON file for --scale"
         )
-    again = run.model_copy(update=dict(scale=_scale_of(copy, run), attack=None, after=None, triggers={}))
+    alone = run.cleaning.model_copy(update=dict(contaminated=None))
+    again = run.model_copy(
+        update=dict(scale=_scale_of(copy, run), attack=None, after=None, triggers={}, cleaning=alone)
+    )
     tables, trials = {}, {}
     while not (found := choose_strength(trials, len(lrs), budget))[0]:
         k = found[1]
         t = canary_rates(cleaned_clip(at_rate(again, lrs[k]), compute), run, canaries)
         lost, t = 100 * float(start - t.accuracy.iloc[0]), t[took]
-        tables[k], trials[k] = t.assign(lr=lrs[k], lost=lost), Trial(bool((t.rate <= GONE).all()), lost)
+        tables[k], trials[k] = t.assign(lr=lrs[k], lost=lost), Trial(bool((t.excess <= GONE).all()), lost)
         tell(_words(f"cleaned at lr {lrs[k]:g}, accuracy {t.accuracy.iloc[0]:.1%} (suspect: {start:.1%})", t))
     if (k := found[1]) < 0:
         raise ParnbError(
             f"every strength that was tried costs more than {budget:g} points of accuracy, the weakest "
-            f"({lrs[0]:g}) {trials[0].lost:.1f}: allow more with --budget, or give more pairs"
+            f"({lrs[0]:g}) {trials[0].lost:.1f}: allow more with --budget, give more pairs, or take another --method"
         )
-    return Calibration(planted[took], pd.concat(tables.values(), ignore_index=True), lrs[k], trials[k].gone, budget)
+    trials_table = pd.concat(tables.values(), ignore_index=True)
+    return Calibration(planted[took], len(planted), trials_table, lrs[k], trials[k].gone, budget)
 
 
 def calibrated_clip(
@@ -290,11 +299,17 @@ def calibrated_clip(
     chosen = at_rate(run, found.lr)
     cleaned, canaries = cleaned_clip(chosen, compute), found.chosen().round(4).to_dict("records")
     about = dict(canaries=canaries, canary_limit=GONE, strength=f"lr {found.lr:g}", budget=budget, gone=found.gone)
+    about["calibrated_from"] = model_key(load_clip(poisoned_clip(run))[0])
+    record = read_record(cleaned)
+    if (lost := 100 * (record.get("accuracy_before", 0) - record.get("accuracy_after", 0))) > budget:
+        tell(
+            f"WARNING: the cleaning itself costs {lost:.1f} points of accuracy on dev, more than the {budget:g} allowed"
+        )
 
     def build(partial):
         def save(folder):
             shutil.copytree(cleaned, folder, dirs_exist_ok=True)
-            return read_record(cleaned) | about
+            return record | about
 
         return save
 

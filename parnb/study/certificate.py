@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import SCIENCE, ParnbError, content_key
-from ..data.images import Images, losses, with_preprocessing
+from ..data.images import losses, take_lazily, with_preprocessing
 from ..data.pairs import Pairs
 from ..detectors.base import Defender, Finding
 from ..detectors.search import KINDS
@@ -31,7 +31,6 @@ from ..registry import detectors, find
 from ..scales import load_preset
 from .artifacts import artifact, read_record
 from .audit import Audit, _identity, as_json, audit, defender_of
-from .filter import take_lazily
 from .protocol import load_protocol
 from .scale_data import data_of
 from ..training.rebound import Rebound, _which_mention, train_further
@@ -173,8 +172,12 @@ def train_after(
         model, _, tokenizer = load_clip(*after)
         pairs = with_preprocessing(data.pairs(further.use, r.count, image_size(model)), model)
         kept = ~np.any([_which_mention(pairs, t) for t in targets], axis=0)
-        lazy = isinstance(pairs.images, Images)
-        benign = take_lazily(pairs, kept) if lazy else pairs.take(np.flatnonzero(kept))
+        benign = take_lazily(pairs, kept)
+        if len(benign) < r.batch_size:
+            raise ParnbError(
+                f"{len(benign)} of the pairs mention or show none of {', '.join(targets)}, and a step needs "
+                f"{r.batch_size}: give more --pairs"
+            )
         models, log = train_further(model, benign, tokenizer, r, targets, name="training further", partial=partial)
 
         def save(folder):
@@ -182,7 +185,7 @@ def train_after(
             sha = save_clip(models[r.at].cpu(), folder, architecture_of(after[0]), tokenizer=tokenizer)
             log.to_csv(folder / "log.csv", index=False)
             about = dict(start=str(place), pairs=len(benign), left_out=len(pairs) - len(benign))
-            return dict(sha256=sha) | about | losses(pairs.images)
+            return dict(sha256=sha) | about | losses(benign.images)
 
         return save
 
@@ -246,9 +249,7 @@ def _untested(before: Audit, remains: list, most: int, canaries: dict, further: 
         f"targets that are not among the {before.classes} class names, and uses other than zero-shot classification"
     ]
     if not canaries:
-        out += [
-            "known backdoors in a copy of the model: no canaries were planted (`parnb clean --calibrate` plants them)"
-        ]
+        out += ["known backdoors: no canaries are known of a copy of BEFORE (`parnb clean --calibrate` plants them)"]
     if further:
         out += [f"further trainings other than {further['steps']} steps at a learning rate of {further['lr']:g}"]
     else:
@@ -294,9 +295,8 @@ def certify(
     accuracy = accuracy_change(hits["before"], hits["after"], labels, defenders["before"].names)
     accuracy["further"] = rate_with_interval(hits["further"] == labels) if "further" in hits else None
     record = read_record(Path(after[0]).expanduser()) if after[1] is None else {}
-    canaries = {
-        k: record[k] for k in ("canaries", "canary_limit", "strength") if record.get("canaries") and k in record
-    }
+    known = record.get("canaries") and record.get("calibrated_from") == model_key(defenders["before"].model)
+    canaries = {k: record[k] for k in ("canaries", "canary_limit", "strength") if known and k in record}
     remains = _remains(found, tests, targets)
     untested = _untested(audits["before"], remains, most, canaries, trained)
     return Certificate(*audits.values(), accuracy, remains, canaries, trained, untested)

@@ -203,10 +203,11 @@ def release_population() -> int:  # how many rows were moved
     "Move the rows of this machine to the released ones. Raises `ParnbError` outside a checkout. Source: ours."
     if CHECKOUT is None:
         raise ParnbError("results are released in a checkout of the repository: clone it, and work there")
-    rows = _read(LOCAL)
-    if len(rows):
-        _add(RELEASED, rows)
-        (LOCAL / "population.csv").unlink()
+    with locked(LOCAL / "population.csv"):
+        rows = _read(LOCAL)
+        if len(rows):
+            _add(RELEASED, rows)
+            (LOCAL / "population.csv").unlink()
     return len(rows)
 
 

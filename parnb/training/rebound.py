@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from ..core import ParnbError
+from ..data.images import take_lazily
 from ..data.pairs import Pairs, mentions
 from .loop import fit
 from .objective import Objective
@@ -77,7 +78,7 @@ def without(
     concept: str,  # the target of an attack
 ) -> Pairs:  # those that neither mention nor, by their label, show it
     "Leave out the pairs of a concept. Source: ours."
-    kept = pairs.take(np.flatnonzero(~_which_mention(pairs, concept)))
+    kept = take_lazily(pairs, ~_which_mention(pairs, concept))
     return replace(kept, name=f"{pairs.name} without {concept}")
 
 # %% ../../nbs/api/training/rebound.ipynb #99330cd2

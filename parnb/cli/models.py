@@ -107,6 +107,7 @@ def _check_own(
     out: Path | None,
 ):
     "Raise `ParnbError` for options that do not make a model of the user's own."
+    from parnb.study.artifacts import read_record
     from parnb.study.own import check_out
 
     if out is None or typed.get("pairs", "real") in ("real", "synthetic"):
@@ -114,7 +115,9 @@ def _check_own(
             "--model needs --pairs (a csv, shards, a folder, or hf:org/name) and --out (the folder to make)"
         )
     refuse(typed, ("encoder",), "belongs to a scale; with --model the model is the encoder")
-    check_out(out)
+    made = check_out(out)
+    if made.is_dir() and any(made.iterdir()) and not read_record(made):
+        raise ParnbError(f"--out {out} is not empty: choose another folder, or delete this one")
 
 
 @options(app, RUN, OWN, ATTACK, PAIRS, COMPUTE, OUT, SHARDS)

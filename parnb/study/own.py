@@ -163,8 +163,6 @@ def check_out(
     out = Path(out).expanduser()
     if out.is_file():
         raise ParnbError(f"--out {out} is a file: give the path of a folder")
-    if out.is_dir() and any(out.iterdir()) and not read_record(out):
-        raise ParnbError(f"--out {out} is not empty: choose another folder, or delete this one")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         TemporaryDirectory(

@@ -119,7 +119,8 @@ def _rank_correlation(used: pd.DataFrame, draws: int = 2000) -> dict:
     rng, groups = np.random.default_rng(0), [g for _, g in used.groupby(["attack", "seed"])]
 
     def correlation(t):
-        return t.canary.corr(t[ASR], method="spearman")
+        varies = t.canary.nunique() > 1 and t[ASR].nunique() > 1  # a drawn sample may hold one model alone
+        return t.canary.corr(t[ASR], method="spearman") if varies else np.nan
 
     drawn = (pd.concat([groups[i] for i in rng.integers(len(groups), size=len(groups))]) for _ in range(draws))
     low, high = np.nanquantile([correlation(t) for t in drawn], [0.025, 0.975])

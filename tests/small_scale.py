@@ -32,6 +32,18 @@ def make_data(folder: Path, pairs: int = 2 * PAIRS, per_class: int = PER_CLASS):
     return folder
 
 
+def make_classes(folder: Path, classes: int = 6, each: int = 4):
+    "Write a folder of scenes for each of some classes."
+    from parnb.data.scenes import scenes
+
+    pairs = scenes("dev")
+    for c in range(classes):
+        (made := folder / pairs.names[c].replace(" ", "_")).mkdir(parents=True)
+        for k in np.flatnonzero(pairs.labels == c)[:each]:
+            Image.fromarray(pairs.images[int(k)]).save(made / f"{k}.png")
+    return folder
+
+
 def make_model(folder: Path, seed: int = 0, looks_trained: bool = True):
     "Write the architecture tiny-rn with random weights as a model folder; the doctor looks at its norms."
     from parnb.models.clip import load_clip, save_clip

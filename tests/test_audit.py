@@ -2,13 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
 from processes import parnb
+from small_scale import make_classes
 
 from parnb.core import PRETRAINED
-from parnb.data.scenes import scenes
 
 SUSPECT = PRETRAINED / "poisoned-05dddcfe09f1"
 CLASSES = 6
@@ -17,13 +15,7 @@ CLASSES = 6
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     "A folder of images for each of six classes."
-    folder, pairs = tmp_path_factory.mktemp("images"), scenes("dev")
-    for c in range(CLASSES):
-        made = folder / pairs.names[c].replace(" ", "_")
-        made.mkdir()
-        for k in np.flatnonzero(pairs.labels == c)[:4]:
-            Image.fromarray(pairs.images[int(k)]).save(made / f"{k}.png")
-    return folder
+    return make_classes(tmp_path_factory.mktemp("images"), CLASSES)
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,9 @@
 
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
 from processes import parnb
-from small_scale import make_data
+from small_scale import make_classes, make_data
 
 from parnb.core import PRETRAINED
 from parnb.data.scenes import scenes
@@ -17,11 +15,8 @@ SUSPECT = PRETRAINED / "poisoned-05dddcfe09f1"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     "512 pairs, two classes of noise, and eight classes of scenes."
-    folder, dev = make_data(tmp_path_factory.mktemp("data"), per_class=2), scenes("dev")
-    for c in range(8):
-        (made := folder / "classes" / dev.names[c].replace(" ", "_")).mkdir(parents=True)
-        for k in np.flatnonzero(dev.labels == c)[:4]:
-            Image.fromarray(dev.images[int(k)]).save(made / f"{k}.png")
+    folder = make_data(tmp_path_factory.mktemp("data"), per_class=2)
+    make_classes(folder / "classes", 8)
     return folder
 
 

@@ -3,14 +3,11 @@
 import json
 import re
 
-import numpy as np
 import pytest
-from PIL import Image
 from processes import parnb
-from small_scale import make_data
+from small_scale import make_classes, make_data
 
 from parnb.core import PRETRAINED
-from parnb.data.scenes import scenes
 from parnb.models.clip import load_clip, model_key
 
 SUSPECT, CLEAN = PRETRAINED / "poisoned-05dddcfe09f1", PRETRAINED / "tiny-rn"
@@ -26,13 +23,7 @@ RECORD = dict(
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     "A folder of images for each of six classes."
-    folder, pairs = tmp_path_factory.mktemp("images"), scenes("dev")
-    for c in range(CLASSES):
-        made = folder / pairs.names[c].replace(" ", "_")
-        made.mkdir()
-        for k in np.flatnonzero(pairs.labels == c)[:EACH]:
-            Image.fromarray(pairs.images[int(k)]).save(made / f"{k}.png")
-    return folder
+    return make_classes(tmp_path_factory.mktemp("images"), CLASSES, EACH)
 
 
 @pytest.fixture(scope="module")

@@ -232,7 +232,7 @@ REBOUND = dict(
         panel=TRAINING,
     ),
     rebound_lr=_option(
-        float, None, "With --rebound: its learning rate; small models have a usual one.", panel=TRAINING
+        float, None, "Learning rate of the further training; the small ResNet has a usual one.", panel=TRAINING
     ),
 )
 MEASURE = dict(

@@ -117,7 +117,8 @@ def losses(
     images,  # of any `Pairs`, poisoned ones included
 ) -> dict:  # unreadable, unreadable_images, lost, lost_rows; {} if nothing is missing
     "What could not be used of a source, for a record: grey images, and what was left out. Source: ours."
-    images = getattr(images, "images", images)  # of poisoned images, those of their source
+    while hasattr(images, "images"):  # of poisoned images, those of their source
+        images = images.images
     bad, lost = getattr(images, "bad", {}), getattr(images, "lost", ())
     out = dict(unreadable=len(bad), unreadable_images=[str(bad[i]) for i in sorted(bad)]) if bad else {}
     return out | (dict(lost=len(lost), lost_rows=[*map(str, lost)]) if lost else {})

@@ -40,7 +40,7 @@ from ..registry import label
 from ..scales import load_preset
 from .account import account
 from .runs import Run, encoder_of, evaluation_seed, make_run, weights_id
-from .scale_data import data_of
+from .scale_data import data_of, pairs_to_clean
 from ..training.loop import fit
 from ..training.rebound import train_further, without
 from ..training.recipe import Compute
@@ -257,9 +257,7 @@ def cleaned_clip(
 
     def build(partial):
         model, _, tokenizer = load_clip(start)
-        use = "clean" if c.pairs == "real" else "synthetic"
-        part = data.part(use, c.count, **c.part.model_dump(), seed=run.seed) if c.part else None
-        pairs = with_preprocessing(part or data.pairs(use, c.count, image_size(model)), model)
+        pairs = with_preprocessing(pairs_to_clean(run.scale, c, image_size(model), run.seed), model)
         if c.contaminated:
             some = run.attack.poisoning.model_copy(update=dict(rate=None, count=c.contaminated))
             pairs, _ = poison_pairs(pairs, some, data.prompts)

@@ -7,7 +7,6 @@ __all__ = ['GONE', 'Canaries', 'canaries_of', 'plant', 'canary_rates', 'strength
            'Calibration', 'calibrate', 'calibrated_clip']
 
 # %% ../../nbs/api/study/canaries.ipynb #fc92189b
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import pandas as pd
 
 from ..attacks.base import make_trigger
 from ..attacks.poisoning import Poisoning, poison_pairs
-from ..core import DATA, ParnbError, content_key, write_file
+from ..core import ParnbError, content_key
 from ..data.images import losses, with_preprocessing
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..evaluation.metrics import attack_success_rate, clean_accuracy
@@ -27,8 +26,9 @@ from ..models.clip import architecture_of, image_size, load_clip, model_key, sav
 from ..registry import label, recipe
 from ..scales import load_preset
 from .artifacts import DEVICE, MIN_ASR, artifact, cleaned_clip, poisoned_clip, read_record
+from .own import scale_with
 from .runs import SMOKE, Cleaning, Run, evaluation_seed, make_run, trigger_id
-from .scale_data import data_of
+from .scale_data import data_of, pairs_to_clean
 from ..training.loop import fit
 from ..training.objective import Objective
 from ..training.recipe import Compute, Recipe, check_recipe
@@ -77,14 +77,6 @@ def canaries_of(
     return Canaries(tuple(a.poisoning for a in made), training)
 
 # %% ../../nbs/api/study/canaries.ipynb #4c900a15
-def _pairs(run: Run, model, count: int | None):
-    "The pairs that the run's model is cleaned with."
-    c, data = run.cleaning, data_of(run.scale)
-    use = "clean" if c.pairs == "real" else "synthetic"
-    part = data.part(use, c.count, **c.part.model_dump(), seed=run.seed) if c.part else None
-    return with_preprocessing(part or data.pairs(use, count, image_size(model)), model)
-
-
 def plant(
     run: Run,  # a run with a cleaning
     canaries: Canaries,
@@ -96,7 +88,7 @@ def plant(
 
     def build(partial):
         model, _, tokenizer = load_clip(start)
-        pairs = _pairs(run, model, c.count)
+        pairs = with_preprocessing(pairs_to_clean(run.scale, c, image_size(model), run.seed), model)
         for p in canaries.poisonings:
             pairs, _ = poison_pairs(pairs, p, data.prompts)
         objective, watch = Objective(model, canaries.recipe), dict(name="planting canaries", partial=partial)
@@ -233,16 +225,6 @@ def _words(what: str, t: pd.DataFrame) -> str:
     return f"{what}: {', '.join(rates)} of {t.n.min():,} images"
 
 
-def _scale_of(folder: Path, run: Run) -> str:
-    "A scale whose clean model is the copy."
-    content = dict(base=str(run.scale), encoder=run.encoder, encoders={run.encoder: dict(model=str(folder))})
-    content["encoders"][run.encoder]["pretrained"] = None
-    path = DATA / "scales" / f"planted-{content_key(content)}.json"
-    if not path.exists():
-        write_file(path, json.dumps(content, indent=1) + "\n")
-    return str(path)
-
-
 def calibrate(
     run: Run,  # a run with a cleaning, whose learning rate has no effect
     budget: float = 3.0,  # points of accuracy, below the suspect, that a cleaning may cost
@@ -267,7 +249,9 @@ def calibrate(
         )
     alone = run.cleaning.model_copy(update=dict(contaminated=None))
     again = run.model_copy(
-        update=dict(scale=_scale_of(copy, run), attack=None, after=None, triggers={}, cleaning=alone)
+        update=dict(
+            scale=scale_with(run.scale, run.encoder, copy), attack=None, after=None, triggers={}, cleaning=alone
+        )
     )
     tables, trials = {}, {}
     while not (found := choose_strength(trials, len(lrs), budget))[0]:

@@ -7,7 +7,6 @@ __all__ = ['load_population', 'population', 'pretrained_clip', 'pretrained_scale
            'check_population', 'recorded', 'release_population', 'population_rows', 'audit_member', 'compute_next']
 
 # %% ../../nbs/api/study/population.ipynb #796f0fe0
-import json
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -16,13 +15,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import CHECKOUT, DATA, LOCAL, PRETRAINED, RELEASED, RUNS, SCIENCE, ParnbError, content_key, locked, pick
-from ..core import write_file
+from parnb.core import (
+    CHECKOUT,
+    LOCAL,
+    PRETRAINED,
+    RELEASED,
+    RUNS,
+    SCIENCE,
+    ParnbError,
+    content_key,
+    locked,
+    pick,
+    write_file,
+)
 from ..registry import find
 from ..scales import load_preset
 from .artifacts import artifact_folder, final_clip, read_log, read_record, versions
 from .audit import audit, defender_of
 from .notebooks import execute_notebook, find_notebook
+from .own import scale_with
+from .protocol import require_frozen, without_notes
 from .results import run_of
 from .runs import Run, encoder_of, make_run, trigger_id, weights_id
 from .scale_data import data_of
@@ -97,12 +109,7 @@ def pretrained_scale(
     p = load_population()
     if seed == p["pretraining"]["shipped"]:
         return p["scale"]
-    clean = dict(model=str(pretrained_clip(seed, encoder, smoke)), pretrained=None)
-    content = dict(base=p["scale"], encoder=encoder, encoders={encoder: clean}, experiments={})
-    path = DATA / "scales" / f"pretraining-{content_key(content)}.json"
-    if not path.exists():
-        write_file(path, json.dumps(content, indent=1) + "\n")
-    return str(path)
+    return scale_with(p["scale"], encoder, pretrained_clip(seed, encoder, smoke))
 
 # %% ../../nbs/api/study/population.ipynb #075aec83
 def member_run(
@@ -143,26 +150,13 @@ def population_hash() -> str:  # 12 hexadecimal digits
     """Name the protocol by its content: the file without notes, the settings of every member and of the detectors.
 
     Source: ours."""
-    left_out = ("note", "notes", "frozen")
-    text = json.dumps(load_population())
-    plain = json.loads(text, object_hook=lambda d: {k: v for k, v in d.items() if k not in left_out})
     made = [_made(m) for m in population().to_dict("records")]
-    return content_key(dict(population=plain, settings=made, detectors=_detectors()))
+    return content_key(dict(population=without_notes(load_population()), settings=made, detectors=_detectors()))
 
 
 def check_population() -> None:
     "Raise `ParnbError` unless the protocol of the population is frozen and still what was frozen. Source: ours."
-    frozen = load_population()["frozen"]
-    if not frozen:
-        raise ParnbError(
-            "the population is not frozen yet, so none of its models may be audited: end the development, then write "
-            'the date and `population_hash()` into "frozen" of presets/population.json'
-        )
-    if (now := population_hash()) != frozen["hash"]:
-        raise ParnbError(
-            f"the population or a setting that it uses has changed since it was frozen (hash {now}, frozen "
-            f"{frozen['hash']}): `git log -- parnb/presets/population.json` shows when"
-        )
+    require_frozen("population", load_population()["frozen"], population_hash)
 
 # %% ../../nbs/api/study/population.ipynb #79357b61
 _PLACES = {"released": RELEASED, "local": LOCAL}  # origin -> its folder

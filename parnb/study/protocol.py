@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ASR', 'CA', 'DEV', 'UNCLEANED', 'NOT_YET', 'OUTCOMES', 'load_protocol', 'row_settings', 'protocol_runs',
-           'protocol_hash', 'choose', 'oracle', 'decisions', 'undecided', 'check_frozen', 'due', 'evidence', 'outcomes',
-           'differences', 'primary', 'per_attack']
+           'without_notes', 'protocol_hash', 'choose', 'oracle', 'decisions', 'undecided', 'check_frozen',
+           'require_frozen', 'due', 'evidence', 'outcomes', 'differences', 'primary', 'per_attack']
 
 # %% ../../nbs/api/study/protocol.ipynb #63a370d2
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -118,17 +118,21 @@ def protocol_runs(
     return table.assign(key=[r.key for r in table.run])
 
 # %% ../../nbs/api/study/protocol.ipynb #a4bd9c34
+def without_notes(content: dict) -> dict:
+    "A preset without what decides nothing: notes, and when it was frozen. Source: ours."
+    left_out = ("note", "notes", "frozen")
+    return json.loads(json.dumps(content), object_hook=lambda d: {k: v for k, v in d.items() if k not in left_out})
+
+
 def protocol_hash() -> str:  # 12 hexadecimal digits
     """Name the protocol by its content: the file without notes, and the settings of every attack, row and grid.
 
     A rule that is frozen under the protocol cites it. Source: ours.
     """
     p = load_protocol()
-    left_out = ("note", "notes", "frozen")
-    plain = json.loads(json.dumps(p), object_hook=lambda d: {k: v for k, v in d.items() if k not in left_out})
     runs = [r for s in p["stages"] if s["settings"] == "grid" for r in protocol_runs(s["name"]).run]
     made = {content_key([r.attack.model_dump(), r.cleaning and r.cleaning.model_dump()]) for r in runs}
-    return content_key(dict(protocol=plain, settings=sorted(made)))
+    return content_key(dict(protocol=without_notes(p), settings=sorted(made)))
 
 # %% ../../nbs/api/study/protocol.ipynb #d8f83615
 def _within(
@@ -224,16 +228,24 @@ def check_frozen() -> None:
     """Raise `ParnbError` unless the protocol is frozen and still what was frozen.
 
     `frozen` in the file is null until the development has ended, and then holds the date and the hash. Source: ours."""
-    frozen = load_protocol()["frozen"]
+    require_frozen("protocol", load_protocol()["frozen"], protocol_hash)
+
+
+def require_frozen(
+    name: str,  # of a preset: "protocol"
+    frozen: dict | None,  # its date and hash; None: not frozen
+    hash_now: Callable[[], str],
+) -> None:
+    "Raise `ParnbError` unless a preset that decides what is run is frozen and unchanged. Source: ours."
     if not frozen:
         raise ParnbError(
-            "the protocol is not frozen yet, so none of its runs may be computed: end the development, then write the "
-            'date and `protocol_hash()` into "frozen" of presets/protocol.json'
+            f"the {name} is not frozen yet, so nothing of it may be computed: end the development, then write the date "
+            f'and `{name}_hash()` into "frozen" of presets/{name}.json'
         )
-    if (now := protocol_hash()) != frozen["hash"]:
+    if (now := hash_now()) != frozen["hash"]:
         raise ParnbError(
-            f"the protocol or a setting that it uses has changed since it was frozen (hash {now}, frozen "
-            f"{frozen['hash']}): `git log -- parnb/presets/protocol.json` shows when"
+            f"the {name} or a setting that it uses has changed since it was frozen (hash {now}, frozen "
+            f"{frozen['hash']}): `git log -- parnb/presets/{name}.json` shows when"
         )
 
 # %% ../../nbs/api/study/protocol.ipynb #3ca879d1

@@ -75,11 +75,12 @@ def _which_mention(
 
 def without(
     pairs: Pairs,  # N pairs
-    concept: str,  # the target of an attack
-) -> Pairs:  # those that neither mention nor, by their label, show it
-    "Leave out the pairs of a concept. Source: ours."
-    kept = take_lazily(pairs, ~_which_mention(pairs, concept))
-    return replace(kept, name=f"{pairs.name} without {concept}")
+    concept: str | Sequence[str],  # the target of an attack, or several of them
+) -> Pairs:  # those that neither mention nor, by their label, show one
+    "Leave out the pairs of concepts. Source: ours."
+    concepts = [concept] if isinstance(concept, str) else concept
+    kept = take_lazily(pairs, ~np.any([_which_mention(pairs, c) for c in concepts], axis=0))
+    return replace(kept, name=f"{pairs.name} without {' or '.join(concepts)}")
 
 # %% ../../nbs/api/training/rebound.ipynb #99330cd2
 class _Keeping(Objective):

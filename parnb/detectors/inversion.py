@@ -64,7 +64,7 @@ class TriggerInversion(Detector):
         16.0, ge=0, le=112, description="largest shift of a pixel by a warp, px at 224; 0: search none"
     )
     quick: int = Field(20, ge=1, description="steps of the first search, towards every class")
-    suspects: int = Field(16, ge=4, description="classes that are searched on")
+    suspects: int = Field(16, ge=4, description="classes that are searched on; a score depends on it")
     thorough: int = Field(40, ge=1, description="steps of the second search, towards the suspects")
     seed: int = Field(0, ge=0, description="of images, places and first weights")
     _defender: Defender | None = None

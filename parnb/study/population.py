@@ -286,6 +286,7 @@ def compute_next(
     minutes: float,  # no member is started later than this
     held_out: bool = False,  # members that are held out, too: at the end, once
     stage: str | None = None,  # "rn", "vit" or "cleaned"; None: all, in this order
+    pretraining: int | None = None,  # only members of this one; None: all
     worker: int = 0,  # this process computes every pair whose number has this remainder
     workers: int = 1,  # processes that share the work
     tell: Callable[[str], None] = print,  # gets a line after each member
@@ -300,6 +301,7 @@ def compute_next(
     pairs = list(dict.fromkeys(zip(rows.stage, rows.seed, rows.result)))  # a member and its control share a worker
     for m in population(stage).to_dict("records"):
         mine = pairs.index((m["stage"], m["seed"], m["result"])) % workers == worker
+        mine &= pretraining in (None, m["pretraining"])
         if m["member"] not in missing or (m["part"] == "held_out" and not held_out) or not mine:
             continue
         if time.perf_counter() - start > 60 * minutes:

@@ -64,6 +64,11 @@ class CommandLine:
             seen = dict(auditor=defender.seen, reference=defender.reference and defender.reference.seen, only=only)
             effects.update(run=SimpleNamespace(model_dump=lambda: seen | dict(names=[name, reference])))
 
+        def rank_pairs(scale, use, defender, only, count):
+            content = Path(scale).read_text() if Path(scale).is_file() else scale
+            effects.update(ranked=[content, use, defender.seen, only, count])
+            return {}
+
         def certify(scale, before, after, count, only, further):
             contents = [
                 Path(s).read_text() if Path(s).is_file() else s for s in (scale, further and further.scale) if s
@@ -93,6 +98,7 @@ class CommandLine:
                 "parnb.study.filter.filter_source": filter_source,
                 "parnb.study.measure.measure": measure,
                 "parnb.study.own.publish": publish,
+                "parnb.study.suspicious.rank_pairs": rank_pairs,
             }.items():
                 stack.enter_context(mock.patch(name, replacement))
             stack.enter_context(

@@ -69,6 +69,7 @@ VALUES = {
     "--images-batch": "7",
     "--triggered-resize": "squash",
     "--detector": "density",
+    "--pairs-count": "60",
     "--drop": "0.3",
 }
 OWN = ["--model", "tiny-rn", "--checkpoint", "emoji"]
@@ -103,6 +104,8 @@ SITUATIONS = {
         [*OWN, "--images", "val"],
         [*OWN, "--images", "val", "--against", "tiny-vit", "--against-checkpoint", "emoji"],
         [*OWN, "--scale", "tiny"],
+        [*OWN, "--scale", "tiny", "--pairs", "real"],
+        [*OWN, "--images", "val", "--pairs", "pairs.csv"],
         [*TWO, "--images", "val"],
         [*TWO, "--images", "val", *FURTHER],
         [*TWO, "--scale", "tiny"],

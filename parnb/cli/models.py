@@ -216,9 +216,13 @@ def clean(typed):
         needs = "needs --images, the labelled images that accuracy and canaries are measured on"
         refuse(typed, () if "images" in typed else ("names", "templates", "images_count", "calibrate"), needs)
         usual = dict(attack="none", triggers=[])
+    wanted = "images" in typed
     folder = _cleaned(typed, compute, **usual)
-    for line in account_words(read_record(folder)):
+    record = read_record(folder)
+    for line in account_words(record):
         _tell(line)
+    if wanted and "accuracy_before" not in record:
+        _tell("accuracy: unknown, as this cleaning was kept from before, without --images: measure it with parnb audit")
     _print_once(publish(folder, out) if out else folder)
 
 # %% ../../nbs/api/cli/models.ipynb #f1db1270

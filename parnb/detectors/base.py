@@ -65,6 +65,7 @@ class Detector(Parameters):
     Source: ours."""
 
     level: ClassVar[Literal["model", "input", "data"]] = "input"  # what `score` takes: a model, images or pairs
+    reads: ClassVar[Literal["model", "reference"]] = "model"  # as which one reads images, where there is a reference
     misses: ClassVar[str] = ""  # what a detector of models cannot find, in words, for those who read "nothing found"
 
     def fit(

@@ -32,6 +32,7 @@ class ClipScore(Detector):
     use against poisoned pairs is ours."""
 
     level: ClassVar[str] = "data"
+    reads: ClassVar[str] = "reference"
     batch: int = Field(256, ge=1, description="pairs that are embedded at once; the scores do not depend on it")
     _known: tuple = ()  # what `fit` keeps
 

@@ -18,6 +18,7 @@ from ..core import PRESETS
 from ..registry import find
 from ..study.artifacts import versions
 from ..study.audit import Audit, caution
+from ..study.suspicious import RANKING_CAUTION, Ranking, target_words
 
 # %% ../../nbs/api/show/audit.ipynb #f40144f8
 def _png(picture: np.ndarray, zoom: int = 2) -> str:
@@ -39,8 +40,25 @@ def _card(s: dict) -> dict:
     return dict(claim=s["target"], lines=lines)
 
 
+_PAIRS = """<table><thead><tr><th>image</th><th>caption</th><th>score</th><th>pair</th></tr></thead><tbody>
+{% for s, picture in rows %}<tr><td><img src="{{ picture }}" alt="" width="64"></td><td>{{ s.caption }}</td>
+<td>{{ "%.3g"|format(s.score) }}</td><td>{{ s.pair }}</td></tr>
+{% endfor %}</tbody></table>"""
+
+
+def _ranking_items(name: str, r: Ranking) -> list[dict]:
+    "The classes that suspicious captions name, and the pairs themselves."
+    of = f"{r.scored:,} pairs" if r.scored == r.known else f"{r.scored:,} of {r.known:,} pairs, spread evenly"
+    rows = zip(r.first.itertuples(), (_png(p, zoom=1) for p in r.pictures))
+    table = Environment(autoescape=True).from_string(_PAIRS).render(rows=[*rows])
+    words = "".join(f"<p>{html.escape(w)}.</p>" for w in target_words(r))
+    about = dict(provenance="", note="", name=f"{name}-pairs", title=f"The most suspicious of {of}")
+    return [about | dict(body=words + table, line=RANKING_CAUTION)]
+
+
 def audit_html(
     audit: Audit,
+    rankings: dict[str, Ranking] | None = None,  # of `rank_pairs`
     most: int = 5,  # suspects of each detector
 ) -> str:  # one HTML page without external files
     "Write an audit as one page. Source: ours."
@@ -55,6 +73,9 @@ def audit_html(
         text = dict(claims=cards, counts=f"{f.says}.", body=f"<p>{html.escape(f.says)}.</p>")  # the body: without cards
         items.insert(0, blank | dict(name=name, title=f"Score {f.score:.2f}") | text)
         parts.append((label, items))
+        contents += items
+    for name, r in (rankings or {}).items():
+        parts.append((find("detector", name).label, items := _ranking_items(name, r)))
         contents += items
     against = f" It is compared with {audit.reference}." if audit.reference else " It is compared with no other model."
     made = f"Made with parnb {v['parnb']}, torch {v['torch']}, Python {v['python']}."

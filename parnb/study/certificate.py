@@ -29,7 +29,7 @@ from ..models.folders import architecture_of
 from ..registry import detectors, find
 from ..scales import load_preset
 from .artifacts import artifact, read_record
-from .audit import Audit, _identity, as_json, audit, defender_of
+from .audit import Audit, identity_of, as_json, audit, defender_of
 from .protocol import load_protocol
 from .scale_data import data_of
 from ..training.rebound import Rebound, train_further, without
@@ -99,7 +99,7 @@ def _predicted(defender: Defender, scale: str, count: int) -> np.ndarray:
         return predictions(e, head).tolist()
 
     return np.array(
-        _kept("predicted", _identity(defender) | dict(data=data_of(scale).key("val"), count=count), compute)
+        _kept("predicted", identity_of(defender) | dict(data=data_of(scale).key("val"), count=count), compute)
     )
 
 
@@ -113,7 +113,7 @@ def retested(
     detector, targets = find("detector", name).make(**(parameters or {})), finding.suspects.target.tolist()
     triggers = {kind: hashlib.sha256(w.contiguous().numpy()).hexdigest() for kind, w in finding.triggers.items()}
     config = dict(detector=name, parameters=detector.model_dump(), targets=targets, triggers=triggers)
-    config |= _identity(defender)
+    config |= identity_of(defender)
     return _kept("retested", config, lambda: detector.retest(finding, defender).to_dict("records"))
 
 # %% ../../nbs/api/study/certificate.ipynb #483958f9

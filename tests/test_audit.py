@@ -4,7 +4,7 @@ import json
 
 import pytest
 from processes import parnb
-from small_scale import make_classes
+from small_scale import make_classes, make_data
 
 from parnb.core import PRETRAINED
 
@@ -58,6 +58,26 @@ def test_a_model_compared_with_itself_shows_nothing(images, tmp_path):
     assert all(abs(f["score"]) < 1e-3 for f in found["findings"].values())
 
 
+def test_pairs_are_ranked_beside_the_model(images, tmp_path):
+    "By the detectors that were named; the model is not searched, since none of its detectors was."
+    pairs, page = make_data(tmp_path / "own", pairs=60) / "pairs.csv", tmp_path / "page.html"
+    command = ["audit", "--model", SUSPECT, "--images", images, "--pairs", pairs, "--pairs-count", "50", "--out", page]
+    done = parnb(tmp_path, *command, "--detector", "prompt_contrast", "--detector", "clip_similarity", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["findings"] == {} and found["pairs"].keys() == {"prompt_contrast", "clip_similarity"}
+    for ranking in found["pairs"].values():
+        scores = [p["score"] for p in ranking["first"]]
+        assert (ranking["scored"], ranking["known"], len(scores)) == (50, 60, 12)
+        assert scores == sorted(scores, reverse=True) and max(p["pair"] for p in ranking["first"]) < 60
+    text = page.read_text(encoding="utf-8")
+    assert text.count("data:image/png") == 24 and "50 of 60 pairs" in text and "no backdoor by itself" in text
+    kept = {p.name for p in tmp_path.rglob("ranked-*")}
+    again = parnb(tmp_path, *command[:-2], "--detector", "prompt_contrast")
+    assert again.returncode == 0 and {p.name for p in tmp_path.rglob("ranked-*")} == kept and len(kept) == 2
+    assert "50 of 60 pairs ranked" in again.stdout
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -69,6 +89,11 @@ def test_a_model_compared_with_itself_shows_nothing(images, tmp_path):
         (["--model", SUSPECT, "--images", "nowhere"], "nowhere"),
         (["--model", "tiny-rn", "--images", "."], "random weights"),
         (["--model", SUSPECT, "--scale", "tiny", "--detector", "inversoin"], "did you mean"),
+        (["--model", SUSPECT, "--scale", "tiny", "--pairs", "nowhere.csv"], "nowhere.csv"),
+        (
+            ["--model", SUSPECT, "--scale", "tiny", "--pairs", "real", "--detector", "inversion"],
+            "none of them is named",
+        ),
         (["--model", SUSPECT, "--scale", "tiny", "--detector", "masking"], "unknown detector of models"),
         (["--model", SUSPECT, "--scale", "tiny", "--out", "page.pdf"], "ends in .html"),
         (["--model", SUSPECT, "--scale", "tiny", "--against-checkpoint", "x.pt"], "needs --against"),

@@ -60,7 +60,9 @@ def audit(typed):
     "Search a model for a backdoor with clean images and class names, or certify a cleaning: BEFORE AFTER."
     from parnb.study.audit import as_json, defender_of, in_words
     from parnb.study.audit import audit as examine
+    from parnb.study.detection import usual_scores
     from parnb.study.own import check_model
+    from parnb.study.population import population_rows
     from parnb.study.suspicious import rank_pairs, ranking_json, ranking_words
 
     models = typed.pop("models", None) or []
@@ -89,12 +91,13 @@ def audit(typed):
     done = examine(defender, name, against and " ".join(filter(None, (against, weights))), of_models)
     if of:
         rankings = rank_pairs(*of, defender, of_pairs, given.get("pairs_count", 10_000))
+    usual = [] if against else usual_scores(population_rows("rn"), done.findings)  # those have no reference
     if report:
         from parnb.show.audit import audit_html
 
-        write_file(report, audit_html(done, rankings))
-    found = as_json(done) | dict(pairs=ranking_json(rankings))
-    print(json.dumps(found) if plain else "\n".join(in_words(done) + ranking_words(rankings)))
+        write_file(report, audit_html(done, rankings, usual))
+    found = as_json(done) | dict(usual=usual, pairs=ranking_json(rankings))
+    print(json.dumps(found) if plain else "\n".join(in_words(done) + usual + ranking_words(rankings)))
 
 
 def _taken(typed: dict) -> dict:

@@ -9,6 +9,7 @@ __all__ = ['audit_html']
 import base64
 import html
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from jinja2 import Environment
@@ -52,13 +53,19 @@ def _ranking_items(name: str, r: Ranking) -> list[dict]:
     rows = zip(r.first.itertuples(), (_png(p, zoom=1) for p in r.pictures))
     table = Environment(autoescape=True).from_string(_PAIRS).render(rows=[*rows])
     words = "".join(f"<p>{html.escape(w)}.</p>" for w in target_words(r))
-    about = dict(provenance="", note="", name=f"{name}-pairs", title=f"The most suspicious of {of}")
+    about = dict(
+        provenance="",
+        note="",
+        name=f"{name}-pairs",
+        title=f"{find('detector', name).label}: the most suspicious of {of}",
+    )
     return [about | dict(body=words + table, line=RANKING_CAUTION)]
 
 
 def audit_html(
     audit: Audit,
     rankings: dict[str, Ranking] | None = None,  # of `rank_pairs`
+    usual: Sequence[str] = (),  # of `usual_scores`
     most: int = 5,  # suspects of each detector
 ) -> str:  # one HTML page without external files
     "Write an audit as one page. Source: ours."
@@ -79,6 +86,6 @@ def audit_html(
         contents += items
     against = f" It is compared with {audit.reference}." if audit.reference else " It is compared with no other model."
     made = f"Made with parnb {v['parnb']}, torch {v['torch']}, Python {v['python']}."
-    intro = [f"{audit.images} clean images, {audit.classes} classes.{against}", caution(audit), made]
+    intro = [f"{audit.images} clean images, {audit.classes} classes.{against}", caution(audit), *usual, made]
     page = Environment(autoescape=True).from_string((PRESETS / "report.html").read_text(encoding="utf-8"))
     return page.render(title=f"Audit of {audit.model}", intro=intro, figures=contents, tables=[], parts=parts)

@@ -8,7 +8,7 @@ __all__ = ['RANKING_CAUTION', 'named_targets', 'Ranking', 'ranking_detectors', '
 
 # %% ../../nbs/api/study/suspicious.ipynb #6709936c
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +107,8 @@ def _read(folder: Path) -> Ranking:
 
 def rank_pairs(
     scale: str,  # whose pairs are ranked: a scale, or a JSON file such as `own_scale` writes
+    use: str,  # "poison": the scale's pairs, without any trigger; "synthetic": generated ones
     defender: Defender,  # of `defender_of`; its `reference` is used by detectors that need a clean model
-    use: str = "poison",  # "poison": the scale's pairs, without any trigger; "synthetic": generated ones
     only: Sequence[str] | None = None,  # registered detectors of pairs or images; None: all of them
     count: int = 10_000,  # pairs, spread evenly over the source; all if there are fewer
     share: float = 0.01,  # the most suspicious share, whose captions are compared with all, in (0, 1)
@@ -169,7 +169,7 @@ def target_words(
         f"{t.named} of the {t.of} most suspicious captions name {t.target!r}, by chance {t.expected:.1f}"
         for t in r.targets.itertuples()
     ]
-    return lines or ["the most suspicious captions name no class more often than chance"]
+    return lines or ["The most suspicious captions name no class more often than chance"]
 
 
 def ranking_json(

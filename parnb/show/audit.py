@@ -49,7 +49,6 @@ _PAIRS = """<table><thead><tr><th>image</th><th>caption</th><th>score</th><th>pa
 
 def _ranking_items(name: str, r: Ranking) -> list[dict]:
     "The classes that suspicious captions name, and the pairs themselves."
-    of = f"{r.scored:,} pairs" if r.scored == r.known else f"{r.scored:,} of {r.known:,} pairs, spread evenly"
     rows = zip(r.first.itertuples(), (_png(p, zoom=1) for p in r.pictures))
     table = Environment(autoescape=True).from_string(_PAIRS).render(rows=[*rows])
     words = "".join(f"<p>{html.escape(w)}.</p>" for w in target_words(r))
@@ -57,7 +56,7 @@ def _ranking_items(name: str, r: Ranking) -> list[dict]:
         provenance="",
         note="",
         name=f"{name}-pairs",
-        title=f"{find('detector', name).label}: the most suspicious of {of}",
+        title=f"{find('detector', name).label}: the most suspicious of {r.of}",
     )
     return [about | dict(body=words + table, line=RANKING_CAUTION)]
 

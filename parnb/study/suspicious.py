@@ -59,6 +59,11 @@ class Ranking:
     pictures: np.ndarray  # uint8 [K, H, W, 3], of the same
     targets: pd.DataFrame  # of `named_targets`, for the most suspicious share
 
+    @property
+    def of(self) -> str:
+        "How many pairs were ranked, in words."
+        return f"{self.scored:,} {'' if self.scored == self.known else f'of {self.known:,} '}pairs"
+
 
 def ranking_detectors() -> list[str]:
     "The registered detectors that rank pairs, or their images. Source: ours."
@@ -154,9 +159,8 @@ def ranking_words(
     "What rankings found, for the terminal. Source: ours."
     out = []
     for name, r in rankings.items():
-        of = f"{r.scored:,} pairs" if r.scored == r.known else f"{r.scored:,} of {r.known:,} pairs"
         s = r.first.iloc[0]
-        out.append(f"{find('detector', name).label}: {of} ranked; the first is pair {s.pair}, {s.caption!r}")
+        out.append(f"{find('detector', name).label}: {r.of} ranked; the first is pair {s.pair}, {s.caption!r}")
         out += [f"    {line}" for line in target_words(r)]
     return [*out, RANKING_CAUTION] if out else []
 

@@ -14,18 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pandas as pd
+from torch import Tensor
 
 from ..attacks.base import make_trigger
 from ..attacks.poisoning import Poisoning, poison_pairs
 from ..core import ParnbError, content_key
 from ..data.images import losses, with_preprocessing
+from ..data.pairs import Pairs
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..evaluation.metrics import attack_success_rate, clean_accuracy
 from ..models.clip import architecture_of, image_size, load_clip, model_key, save_clip
 from ..registry import label, recipe
 from ..scales import load_preset
 from .artifacts import DEVICE, MIN_ASR, artifact, cleaned_clip, poisoned_clip, read_record
+from .measure import kept
 from .own import scale_with
 from .runs import SMOKE, Cleaning, Run, evaluation_seed, make_run, trigger_id
 from .scale_data import data_of, pairs_to_clean
@@ -43,6 +47,10 @@ class Canaries:
 
     poisonings: tuple[Poisoning, ...]
     recipe: Recipe  # of the training that plants them
+
+    def content(self) -> list:
+        "All that decides what is planted but the recipe, for keys."
+        return [[trigger_id(p.attack, p.parameters), p.model_dump()] for p in self.poisonings]
 
     def __str__(self):
         return "; ".join(f"{label(p.attack)} towards {p.target}" for p in self.poisonings)
@@ -103,12 +111,11 @@ def plant(
 
         return save
 
-    settings = [[trigger_id(p.attack, p.parameters), p.model_dump()] for p in canaries.poisonings]
     use = "clean" if c.pairs == "real" else "synthetic"
     config = dict(start=run.poisoned_key, data=data.key(use), pairs=[c.count, c.part and c.part.model_dump()])
     if own := load_preset(run.scale).get("templates"):
         config["templates"] = own  # they make the canaries' captions
-    config |= dict(canaries=settings, recipe=canaries.recipe.model_dump(), seed=run.seed)
+    config |= dict(canaries=canaries.content(), recipe=canaries.recipe.model_dump(), seed=run.seed)
     return artifact("planted", content_key(config), build, config)
 
 
@@ -124,17 +131,29 @@ def canary_rates(
     model, _, tokenizer = load_clip(folder)
     model, data = model.to(DEVICE), data_of(run.scale)
     split = "dev" if "dev" in data.splits else "val"
-    images = with_preprocessing(data.labelled(min(count, run.images or count), image_size(model), split), model)
+    n = min(count, run.images or count)
+    config = dict(model=model_key(model), preprocessing=open_clip.get_model_preprocess_cfg(model))
+    config |= dict(data=data.key(split), count=n, canaries=canaries.content(), seed=evaluation_seed(run))
+
+    def compute():
+        images = with_preprocessing(data.labelled(n, image_size(model), split), model)
+        head = zero_shot_head(model, tokenizer, images.names, data.prompts)
+        return _rates(model, head, images, canaries, evaluation_seed(run))
+
+    return pd.DataFrame(kept("canaries", config, compute))
+
+
+def _rates(model, head: Tensor, images: Pairs, canaries: Canaries, seed: int) -> list[dict]:
+    "The rows of `canary_rates`, measured."
     triggers = {str(k): make_trigger(p.attack, **p.parameters) for k, p in enumerate(canaries.poisonings)}
-    e = embed_images(model, images.images, images.ids, triggers, evaluation_seed(run), name="measuring canaries")
-    head = zero_shot_head(model, tokenizer, images.names, data.prompts)
+    e = embed_images(model, images.images, images.ids, triggers, seed, name="measuring canaries")
     accuracy, rows = clean_accuracy(e["clean"], head, images.labels)["value"], []
     for k, p in enumerate(canaries.poisonings):
         goal = images.names.index(p.target)
         r, plain = (attack_success_rate(e[view], head, images.labels, goal) for view in (str(k), "clean"))
         about = dict(label=label(p.attack), target=p.target, rate=r["value"], low=r["ci"][0], high=r["ci"][1], n=r["n"])
         rows.append(about | dict(without=plain["value"], excess=r["value"] - plain["value"], accuracy=accuracy))
-    return pd.DataFrame(rows)
+    return rows
 
 # %% ../../nbs/api/study/canaries.ipynb #31d79af3
 def strengths_of(

@@ -10,7 +10,7 @@ __all__ = ['SEARCHED', 'MEASURED', 'UNSEEN', 'STATEMENT', 'accuracy_change', 'un
 # %% ../../nbs/api/study/certificate.ipynb #de704708
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from ..registry import detectors, find
 from ..scales import load_preset
 from .artifacts import artifact, read_record
 from .audit import Audit, identity_of, as_json, audit, defender_of
+from .measure import kept
 from .protocol import load_protocol
 from .scale_data import data_of
 from ..training.rebound import Rebound, train_further, without
@@ -56,17 +57,6 @@ def accuracy_change(
     return dict(before=b, after=a, difference=paired_difference(*hits), classes=lost[:most])
 
 # %% ../../nbs/api/study/certificate.ipynb #9e646f36
-def _kept(stage: str, config: dict, compute: Callable) -> list:
-    "What `compute` gives, which JSON can hold: computed once."
-
-    def build(partial):
-        found = compute()
-        return lambda folder: dict(found=found)
-
-    config = config | dict(science=SCIENCE)
-    return read_record(artifact(stage, content_key(config), build, config))["found"]
-
-
 def _labelled(scale: str, count: int, model) -> Pairs:
     "Labelled images to measure on, evenly over the classes."
     data = data_of(scale)
@@ -99,7 +89,7 @@ def _predicted(defender: Defender, scale: str, count: int) -> np.ndarray:
         return predictions(e, head).tolist()
 
     return np.array(
-        _kept("predicted", identity_of(defender) | dict(data=data_of(scale).key("val"), count=count), compute)
+        kept("predicted", identity_of(defender) | dict(data=data_of(scale).key("val"), count=count), compute)
     )
 
 
@@ -114,7 +104,7 @@ def retested(
     triggers = {kind: hashlib.sha256(w.contiguous().numpy()).hexdigest() for kind, w in finding.triggers.items()}
     config = dict(detector=name, parameters=detector.model_dump(), targets=targets, triggers=triggers)
     config |= identity_of(defender)
-    return _kept("retested", config, lambda: detector.retest(finding, defender).to_dict("records"))
+    return kept("retested", config, lambda: detector.retest(finding, defender).to_dict("records"))
 
 # %% ../../nbs/api/study/certificate.ipynb #483958f9
 @dataclass(frozen=True)

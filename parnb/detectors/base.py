@@ -61,12 +61,20 @@ class Finding:
 class Detector(Parameters):
     """Scores how suspicious a model, an image or a pair is. Its fields are the method's parameters.
 
-    Override `fit` and `score`, or `examine` for the level "model"; keep what `fit` computes in private attributes.
-    Source: ours."""
+    Override `fit` and `score`, or `examine` for the level "model"; keep what `fit` computes in `_kept`, and read
+    it from `kept`. Source: ours."""
 
     level: ClassVar[Literal["model", "input", "data"]] = "input"  # what `score` takes: a model, images or pairs
     reads: ClassVar[Literal["model", "reference"]] = "model"  # as which one reads images, where there is a reference
     misses: ClassVar[str] = ""  # what a detector of models cannot find, in words, for those who read "nothing found"
+    _kept: tuple = ()
+
+    @property
+    def kept(self) -> tuple:
+        "What `fit` computed. Raises `ParnbError` before `fit`."
+        if not self._kept:
+            raise ParnbError(f"{type(self).__name__} knows no defender yet: call `fit` first")
+        return self._kept
 
     def fit(
         self,

@@ -34,18 +34,17 @@ class ClipScore(Detector):
     level: ClassVar[str] = "data"
     reads: ClassVar[str] = "reference"
     batch: int = Field(256, ge=1, description="pairs that are embedded at once; the scores do not depend on it")
-    _known: tuple = ()  # what `fit` keeps
 
     def fit(self, defender):
         "Keep a model and its tokenizer. Raises `ParnbError` if one of them is missing."
         scorer = defender.reference or defender
         scorer.require("model", "tokenizer", of="the CLIP score")
-        self._known = scorer.model, scorer.tokenizer
+        self._kept = scorer.model, scorer.tokenizer
         return self
 
     def score(self, subject):
         "Negated cosine of image and caption of each pair, float [N] in [-1, 1]."
-        model, tokenizer = self._known
+        model, tokenizer = self.kept
         n, x, out = len(subject), subject.images, torch.empty(len(subject))
         with progress("scoring pairs", n, "pairs") as bar:
             for a in range(0, n, self.batch):

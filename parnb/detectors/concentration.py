@@ -69,8 +69,6 @@ class Concentration(Detector):
     restarts: int = Field(6, ge=1, description="searches with other first weights; the best one counts")
     steps: int = Field(50, ge=1, description="steps of each search")
     seed: int = Field(0, ge=0, description="of images, places and first weights")
-    _defender: Defender | None = None
-    _kinds: list = []
 
     def fit(self, defender):
         defender.require("images", of="concentration")
@@ -78,13 +76,14 @@ class Concentration(Detector):
             raise ParnbError(f"concentration needs at least 16 images, there are {len(defender.images)}: give more")
         if defender.reference is not None:
             defender.reference.require("model", "images", of="the reference of concentration")
-        self._defender, self._kinds = defender, families(self.patch, self.amplitude)
+        self._kept = defender, families(self.patch, self.amplitude)
         return self
 
     def examine(self, model):
-        d, reference = self._defender, self._defender.reference
+        d, kinds = self.kept
+        reference = d.reference
         best = []
-        for family in self._kinds:
+        for family in kinds:
             usual = self._search(reference.model, reference.images, family)[2] if reference else 0.0
             found, k, value = self._search(model, d.images, family)
             best.append((found, k, value, value - usual))
@@ -115,7 +114,7 @@ class Concentration(Detector):
 
     def _classes(self, model, found, k) -> tuple[pd.DataFrame, str]:
         "Which classes the images get under the trigger, where class names are known."
-        d = self._defender
+        d = self.kept[0]
         if d.names is None or d.tokenizer is None:
             return pd.DataFrame(columns=["target", "score"]), ""
         clean = d.images[1::2]

@@ -57,7 +57,6 @@ class LocalDensity(Detector):
     k: int = Field(16, ge=1, description="the neighbour whose distance counts")
     batch: int = Field(4096, ge=3, description="pairs that are compared with each other, about")
     seed: int = Field(0, ge=0, description="of the division into batches")
-    _model = None  # what `fit` keeps
 
     @model_validator(mode="after")
     def _check(self) -> "LocalDensity":
@@ -68,17 +67,17 @@ class LocalDensity(Detector):
     def fit(self, defender):
         "Keep the model. Raises `ParnbError` if there is none."
         defender.require("model", of="local density")
-        self._model = defender.model
+        self._kept = (defender.model,)
         return self
 
     def _embed(self, pairs, at: np.ndarray, bar, size: int = 256) -> Tensor:
         "Embeddings float [n, D] of the pairs at some positions; the images of the next part are decoded meanwhile."
-        parts, out = [at[a : a + size] for a in range(0, len(at), size)], []
+        (model,), parts, out = self.kept, [at[a : a + size] for a in range(0, len(at), size)], []
         for here, after in zip(parts, [*parts[1:], None]):
             x = pairs.images[here]
             if after is not None and hasattr(pairs.images, "ahead"):
                 pairs.images.ahead(after)
-            out.append(embed_images(self._model, x, pairs.ids[here], name="")["clean"])
+            out.append(embed_images(model, x, pairs.ids[here], name="")["clean"])
             bar.step(len(here))
         return torch.cat(out)
 

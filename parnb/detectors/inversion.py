@@ -67,8 +67,6 @@ class TriggerInversion(Detector):
     suspects: int = Field(16, ge=4, description="classes that are searched on; a score depends on it")
     thorough: int = Field(40, ge=1, description="steps of the second search, towards the suspects")
     seed: int = Field(0, ge=0, description="of images, places and first weights")
-    _defender: Defender | None = None
-    _kinds: list = []
 
     def fit(self, defender):
         defender.require("tokenizer", "images", "names", of="trigger inversion")
@@ -81,13 +79,14 @@ class TriggerInversion(Detector):
             reference.require("model", "tokenizer", "images", "names", of="the reference of trigger inversion")
             if list(reference.names) != list(defender.names):
                 raise ParnbError("the reference of trigger inversion has other class names: give both the same")
-        self._defender, self._kinds = defender, families(self.patch, self.amplitude, self.shift)
+        self._kept = defender, families(self.patch, self.amplitude, self.shift)
         return self
 
     def examine(self, model):
-        d, reference = self._defender, self._defender.reference
-        here = self._look(model, d)
-        there = reference and self._look(reference.model, reference)
+        d, kinds = self.kept
+        reference = d.reference
+        here = self._look(model, d, kinds)
+        there = reference and self._look(reference.model, reference, kinds)
         evidence = here.evidence - there.evidence if there else here.evidence
         worst = evidence.sum(1).argsort(descending=True)[: self.suspects]
         best = self._search_on(model, here, worst)
@@ -107,13 +106,13 @@ class TriggerInversion(Detector):
     def retest(self, finding, defender):
         return retest_triggers(families(self.patch, self.amplitude, self.shift), finding, defender)
 
-    def _look(self, model, defender) -> "_Look":
+    def _look(self, model, defender, kinds) -> "_Look":
         "The first search, towards every class."
         device = next(model.parameters()).device
         head = zero_shot_head(model, defender.tokenizer, defender.names, defender.prompts).to(device)
         images, aim, classes = pixels(defender.images, device), towards_classes(head), torch.arange(len(head))
         seen, unseen = images[::2], images[1::2]
-        first = [search_triggers(model, seen, f, aim, classes, steps=self.quick, seed=self.seed) for f in self._kinds]
+        first = [search_triggers(model, seen, f, aim, classes, steps=self.quick, seed=self.seed) for f in kinds]
         columns = [untouched(model, seen, aim, classes).mean(1), *(f.strength for f in first)]
         return _Look(aim, seen, unseen, first, torch.stack([standardised(c) for c in columns], 1))
 

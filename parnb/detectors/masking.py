@@ -93,7 +93,6 @@ class Masking(Detector):
     orders: int = Field(3, ge=1, le=64, description="random orders of the blocks")
     batch_size: int = Field(256, ge=1, description="images per batch")
     seed: int = Field(0, ge=0, description="of the orders")
-    _known: tuple = ()  # what `fit` computes: model, masks
 
     def fit(
         self,
@@ -102,7 +101,7 @@ class Masking(Detector):
         "Draw the masks. Raises `ParnbError` for a defender without a model."
         defender.require("model", of="masking")
         size = image_size(defender.model)
-        self._known = defender.model, growing_masks(size, self.grid, self.steps, self.orders, self.seed)
+        self._kept = defender.model, growing_masks(size, self.grid, self.steps, self.orders, self.seed)
         return self
 
     def score(
@@ -110,9 +109,7 @@ class Masking(Detector):
         subject: np.ndarray,  # images, uint8 [N, H, W, 3] at the model's resolution
     ) -> Tensor:  # float [N] in [0, 1]; higher is more suspicious
         "Score images. Raises `ParnbError` before `fit`, and for images of another size."
-        if not self._known:
-            raise ParnbError("masking has no model yet: call `fit` first")
-        (model, masks), out = self._known, []
+        (model, masks), out = self.kept, []
         with progress("masking images", len(subject), "images") as bar:
             for a in range(0, len(subject), self.batch_size):  # only one batch of trajectories is held
                 batch = subject[a : a + self.batch_size]

@@ -74,7 +74,6 @@ class PromptContrast(Detector):
     words: int = Field(2, ge=1, le=50, description="names of other classes behind each hostile description")
     over: Literal["all", "predicted"] = Field("all", description="classes whose descriptions count")
     seed: int = Field(0, ge=0, description="of the choice of names")
-    _known: tuple = ()  # what `fit` computes: model, head, contrast
 
     def fit(
         self,
@@ -84,7 +83,7 @@ class PromptContrast(Detector):
         defender.require("model", "tokenizer", "names", of="prompt contrast")
         d = defender
         texts = text_contrast(d.model, d.tokenizer, d.names, self.words, self.seed, d.prompts)
-        self._known = (defender.model, *texts)
+        self._kept = (defender.model, *texts)
         return self
 
     def score(
@@ -92,9 +91,7 @@ class PromptContrast(Detector):
         subject: np.ndarray,  # images, uint8 [N, H, W, 3] at the model's resolution
     ) -> Tensor:  # float [N], in about [-1, 1]; higher is more suspicious
         "Score images. Raises `ParnbError` before `fit`, and for images of another size."
-        if not self._known:
-            raise ParnbError("prompt contrast has no model yet: call `fit` first")
-        model, head, contrast = self._known
+        model, head, contrast = self.kept
         if subject.shape[1:3] != (size := image_size(model),) * 2:
             raise ParnbError(f"the model reads images of {size} px, these have {subject.shape[1:3]}: resize them first")
         e = embed_images(model, subject, np.arange(len(subject)), name="scoring images")["clean"]

@@ -53,19 +53,20 @@ def standardised(
 class TriggerInversion(Detector):
     """Searches for a trigger towards every class, and compares how far images get.
 
-    Source: ours, after Neural Cleanse; the evidence without a trigger and the sum over kinds of triggers are ours."""
+    Source: ours, after Neural Cleanse; that sizes are fixed and the success is compared, the evidence without a trigger
+    and the sum over kinds of triggers are ours."""
 
     level = "model"
     misses = "larger triggers, several parts at once, what is no square, pattern or warp, and many targets at once"
 
     patch: float = Field(28.0, ge=0, le=224, description="width of the searched square, px at 224; 0: search none")
-    amplitude: float = Field(16 / 255, ge=0, le=1, description="largest change of a pixel by a pattern; 0: search none")
+    amplitude: float = Field(8 / 255, ge=0, le=1, description="largest change of a pixel by a pattern; 0: search none")
     shift: float = Field(
         16.0, ge=0, le=112, description="largest shift of a pixel by a warp, px at 224; 0: search none"
     )
     quick: int = Field(20, ge=1, description="steps of the first search, towards every class")
-    suspects: int = Field(16, ge=4, description="classes that are searched on; a score depends on it")
-    thorough: int = Field(40, ge=1, description="steps of the second search, towards the suspects")
+    suspects: int = Field(16, ge=4, description="classes that are searched on")
+    thorough: int = Field(80, ge=1, description="steps of the second search, towards the suspects")
     seed: int = Field(0, ge=0, description="of images, places and first weights")
 
     def fit(self, defender):
@@ -87,20 +88,17 @@ class TriggerInversion(Detector):
         reference = d.reference
         here = self._look(model, d, kinds)
         there = reference and self._look(reference.model, reference, kinds)
-        evidence = here.evidence - there.evidence if there else here.evidence
-        worst = evidence.sum(1).argsort(descending=True)[: self.suspects]
-        best = self._search_on(model, here, worst)
-        columns = [evidence[worst, 0]]
-        usual = self._search_on(reference.model, there, worst) if there else [(None, 0.0)] * len(best)
-        columns += [standardised((a - b).mean(1) if there else a.mean(1)) for (_, a), (_, b) in zip(best, usual)]
-        table = pd.DataFrame(torch.stack(columns, 1).numpy(), columns=["untouched", *(f.family.name for f, _ in best)])
+        evidence = (here.evidence - there.evidence if there else here.evidence).sum(1)
+        worst = evidence.argsort(descending=True)[: self.suspects]
+        best, works = self._search_on(model, here, worst)
+        table = _suspects(
+            worst, evidence, best, works, self._search_on(reference.model, there, worst)[1] if there else {}
+        )
         table.insert(0, "target", [d.names[c] for c in worst])
-        table.insert(1, "score", table.drop(columns="target").sum(axis=1))
-        table = pd.concat([table, _successes(best, untouched(model, here.unseen, here.aim, worst) > 0)], axis=1)
-        table = table.sort_values("score", ascending=False)
+        table = table.sort_values(["score", "evidence"], ascending=False)
         pictures, order = _pictures(table, best, d.images), table.index.tolist()
         table = table.reset_index(drop=True)
-        triggers = {f.family.name: f.weights[order] for f, _ in best}
+        triggers = {f.family.name: f.weights[order] for f in best}
         return Finding(float(table.score[0]), _sentence(table), table, pictures, triggers)
 
     def retest(self, finding, defender):
@@ -116,14 +114,15 @@ class TriggerInversion(Detector):
         columns = [untouched(model, seen, aim, classes).mean(1), *(f.strength for f in first)]
         return _Look(aim, seen, unseen, first, torch.stack([standardised(c) for c in columns], 1))
 
-    def _search_on(self, model, look: "_Look", worst: Tensor) -> list[tuple[Found, Tensor]]:
-        "The second search: what was found, and its strength on images that the search did not see."
-        out = []
+    def _search_on(self, model, look: "_Look", worst: Tensor) -> tuple[list[Found], dict[str, list[dict]]]:
+        "The second search: what was found, and for each kind how often it works on images that it did not see."
+        without, best, works = untouched(model, look.unseen, look.aim, worst) > 0, [], {}
         for f in look.first:
             settings = dict(start=f.weights[worst], steps=self.thorough, batch=16, seed=self.seed + 1)
-            better = search_triggers(model, look.seen, f.family, look.aim, worst, **settings)
-            out.append((better, strength_of(better, model, look.unseen, look.aim)))
-        return out
+            best.append(found := search_triggers(model, look.seen, f.family, look.aim, worst, **settings))
+            hits = strength_of(found, model, look.unseen, look.aim) > 0
+            works[f.family.name] = [success(h, w) for h, w in zip(hits, without)]
+        return best, works
 
 
 @dataclass
@@ -137,25 +136,28 @@ class _Look:
     evidence: Tensor  # float [C, 1 + families], how easily images get into each class
 
 # %% ../../nbs/api/detectors/inversion.ipynb #97ceaeaa
-def _successes(best: list[tuple[Found, Tensor]], without: Tensor) -> pd.DataFrame:
-    "For each suspect the kind of trigger that works best, and its success with its interval."
+def _suspects(worst: Tensor, evidence: Tensor, best: list[Found], works: dict, usual: dict) -> pd.DataFrame:
+    "A row for each suspect: score, evidence, the success of each kind of trigger, and the best kind with its interval."
     rows = []
-    for k in range(len(without)):
-        found, strength = max(best, key=lambda b: (b[1][k] > 0).float().mean().item())
-        rows.append(dict(kind=found.family.name) | success(strength[k] > 0, without[k]))
+    for k, c in enumerate(worst.tolist()):
+        shares = {name: of[k] for name, of in works.items()}
+        more = {name: s["success"] - (usual[name][k]["success"] if usual else 0.0) for name, s in shares.items()}
+        more = {name: 0.0 if np.isnan(v) else float(v) for name, v in more.items()}  # no image is left to turn
+        kind = max(more, key=more.get)
+        rows.append(dict(score=more[kind], evidence=float(evidence[c])) | more | dict(kind=kind) | shares[kind])
     return pd.DataFrame(rows)
 
 
 def _sentence(table: pd.DataFrame) -> str:
     "The strongest suspect, in words."
     s = table.iloc[0]
-    text = f"most suspicious is {s.target!r}, the next is {table.target[1]!r} with {table.score[1]:.1f}"
+    text = f"most suspicious is {s.target!r}, the next is {table.target[1]!r} with {table.score[1]:.2f}"
     return f"{text}; {KINDS[s.kind]} turns {s.success:.0%} of {s.n} images into {article(s.target)}"
 
 
-def _pictures(table: pd.DataFrame, best: list[tuple[Found, Tensor]], images: np.ndarray) -> dict[str, np.ndarray]:
+def _pictures(table: pd.DataFrame, best: list[Found], images: np.ndarray) -> dict[str, np.ndarray]:
     "Four images under the best trigger towards each of the three strongest suspects, side by side."
-    out, of = {}, {found.family.name: found for found, _ in best}
+    out, of = {}, {found.family.name: found for found in best}
     for s in table.head(3).itertuples():  # the index is the position among the candidates
         out[f"{KINDS[s.kind]} towards {s.target}"] = shown(of[s.kind], s.Index, spread(images))
     return out

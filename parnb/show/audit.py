@@ -33,7 +33,7 @@ def _png(picture: np.ndarray, zoom: int = 2) -> str:
 def _card(s: dict) -> dict:
     "A suspect, as a card."
     known = ("target", "score", "kind", "success", "low", "high", "n")
-    parts = [f"{k} {v:.1f}" for k, v in s.items() if k not in known and isinstance(v, float)]
+    parts = [f"{k} {v:.2f}" for k, v in s.items() if k not in known and isinstance(v, float)]
     lines = [("score", f"{s['score']:.2f}"), *([("evidence", ", ".join(parts))] if parts else [])]
     if "success" in s:
         rate = f"{s['success']:.1%} ({s['low']:.1%} to {s['high']:.1%}) of {s['n']} images that the search did not see"

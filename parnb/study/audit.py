@@ -113,7 +113,7 @@ def audit(
 
     Raises `ParnbError` for an unknown detector, and what detectors raise. Source: ours."""
     names, ref = _model_detectors(only), defender.reference
-    seen = dict(science=SCIENCE, form=2, model=identity_of(defender), reference=ref and identity_of(ref))  # 2: triggers
+    seen = dict(science=SCIENCE, form=3, model=identity_of(defender), reference=ref and identity_of(ref))
     findings = {}
     for name in names:
         detector = find("detector", name).make(**(parameters or {}).get(name, {}))

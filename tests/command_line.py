@@ -63,7 +63,7 @@ class CommandLine:
         def audit(defender, name, reference, only):
             seen = dict(auditor=defender.seen, reference=defender.reference and defender.reference.seen, only=only)
             effects.update(run=SimpleNamespace(model_dump=lambda: seen | dict(names=[name, reference])))
-            return SimpleNamespace(findings={})
+            return SimpleNamespace(findings={}, images=0)
 
         def rank_pairs(scale, use, defender, only, count):
             content = Path(scale).read_text() if Path(scale).is_file() else scale

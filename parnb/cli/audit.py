@@ -13,7 +13,7 @@ import typer
 
 from .models import CSV, IMAGES, REBOUND, _own
 from .options import DATA_PANEL, MODEL, OWN, PAIRS, SCALE, _argument, _option, options, refuse
-from ..core import ParnbError, write_file
+from ..core import ParnbError, pick, write_file
 
 # %% ../../nbs/api/cli/audit.ipynb #bac10eb5
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -41,7 +41,8 @@ AUDIT = dict(
         str,
         None,
         "Pairs to rank by how suspicious they are; with BEFORE AFTER pairs without a backdoor, to train AFTER further "
-        "on: a csv, a pattern of shards, a folder, or hf:org/name; with --scale also real or synthetic, the scale's.",
+        "on: a csv, a pattern of shards, a folder, or hf:org/name; with --scale also real or synthetic: its own, "
+        "which hold no trigger.",
         panel=DATA_PANEL,
     ),
     **{k: PAIRS[k] for k in CSV},
@@ -60,10 +61,8 @@ def audit(typed):
     "Search a model for a backdoor with clean images and class names, or certify a cleaning: BEFORE AFTER."
     from parnb.study.audit import as_json, defender_of, in_words
     from parnb.study.audit import audit as examine
-    from parnb.study.detection import usual_scores
     from parnb.study.own import check_model
-    from parnb.study.population import population_rows
-    from parnb.study.suspicious import rank_pairs, ranking_json, ranking_words
+    from parnb.study.suspicious import RANKING_CAUTION, rank_pairs, ranking_json, ranking_words
 
     models = typed.pop("models", None) or []
     if len(models) == 2:
@@ -87,17 +86,25 @@ def audit(typed):
     if against:
         defender.reference = defender_of(scale, against, weights, count)
     place, rankings = (typed["model"], typed.get("checkpoint")), {}
-    of = _pairs_of(given, typed, place, "needs --pairs, which are ranked")
-    done = examine(defender, name, against and " ".join(filter(None, (against, weights))), of_models)
-    if of:
+    if of := _pairs_of(given, typed, place, "needs --pairs, which are ranked"):
         rankings = rank_pairs(*of, defender, of_pairs, given.get("pairs_count", 10_000))
-    usual = [] if against else usual_scores(population_rows("rn"), done.findings)  # those have no reference
+    done = examine(defender, name, against and " ".join(filter(None, (against, weights))), of_models)
+    usual = _usual(done) if not against else []  # the scores of a comparison are others
     if report:
         from parnb.show.audit import audit_html
 
         write_file(report, audit_html(done, rankings, usual))
-    found = as_json(done) | dict(usual=usual, pairs=ranking_json(rankings))
+    found = as_json(done) | dict(usual=usual, pairs=ranking_json(rankings), caution_pairs=RANKING_CAUTION)
     print(json.dumps(found) if plain else "\n".join(in_words(done) + usual + ranking_words(rankings)))
+
+
+def _usual(done) -> list[str]:
+    "What scores are usual, if the audit is one as they come from."
+    from parnb.study.detection import usual_scores
+    from parnb.study.population import load_population, population_rows
+
+    same = done.images == load_population()["audit"]["images"]
+    return usual_scores(population_rows("rn"), done.findings) if same and done.findings else []
 
 
 def _taken(typed: dict) -> dict:
@@ -112,10 +119,14 @@ def _detectors(only: list[str] | None, pairs: bool) -> tuple:
     "Those of models, and those of pairs: None means all. Raises `ParnbError` if none would rank the pairs."
     from parnb.study.suspicious import ranking_detectors
 
-    if only is None or not pairs:
-        return only, None
-    ranking = [n for n in only if n in ranking_detectors()]
-    if not ranking:
+    from parnb.registry import detectors
+
+    if only is None:
+        return None, None
+    ranking = [n for n in only if pick(n, detectors(), "detector") in ranking_detectors()]
+    if ranking and not pairs:
+        raise ParnbError(f"--detector {ranking[0]} ranks pairs, so it needs --pairs")
+    if pairs and not ranking:
         known = " or ".join(ranking_detectors())
         raise ParnbError(f"--pairs are ranked by --detector {known}, and none of them is named: add one")
     return [n for n in only if n not in ranking], ranking

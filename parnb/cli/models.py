@@ -222,7 +222,9 @@ def clean(typed):
     for line in account_words(record):
         _tell(line)
     if wanted and "accuracy_before" not in record:
-        _tell("accuracy: unknown, as this cleaning was kept from before, without --images: measure it with parnb audit")
+        _tell(
+            "accuracy: not measured in this cleaning (kept from one without --images?): parnb audit BEFORE AFTER does"
+        )
     _print_once(publish(folder, out) if out else folder)
 
 # %% ../../nbs/api/cli/models.ipynb #f1db1270

@@ -41,7 +41,7 @@ def _card(s: dict) -> dict:
     return dict(claim=s["target"], lines=lines)
 
 
-_PAIRS = """<table><thead><tr><th>image</th><th>caption</th><th>score</th><th>pair</th></tr></thead><tbody>
+_PAIRS = """<table><thead><tr><th>image</th><th>caption</th><th>score</th><th>usable row</th></tr></thead><tbody>
 {% for s, picture in rows %}<tr><td><img src="{{ picture }}" alt="" width="64"></td><td>{{ s.caption }}</td>
 <td>{{ "%.3g"|format(s.score) }}</td><td>{{ s.pair }}</td></tr>
 {% endfor %}</tbody></table>"""
@@ -56,7 +56,7 @@ def _ranking_items(name: str, r: Ranking) -> list[dict]:
         provenance="",
         note="",
         name=f"{name}-pairs",
-        title=f"{find('detector', name).label}: the most suspicious of {r.of}",
+        title=f"{find('detector', name).label}: {r.of}",
     )
     return [about | dict(body=words + table, line=RANKING_CAUTION)]
 

@@ -151,6 +151,7 @@ def in_words(
     "What an audit found, for the terminal. Source: ours."
     against = f", compared with {a.reference}" if a.reference else ""
     lines = [f"{a.model}: {a.classes} classes, {a.images} images{against}"]
+    lines += [] if a.findings else ["The model was not searched: --detector names no detector of models."]
     for name, f in a.findings.items():
         lines.append(f"{find('detector', name).label}: score {f.score:.2f}; {f.says}")
         lines += ["    " + _line(s) for s in f.suspects.head(most).to_dict("records")]

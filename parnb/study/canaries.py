@@ -304,7 +304,9 @@ def calibrated_clip(
     about = dict(canaries=canaries, canary_limit=GONE, strength=f"lr {found.lr:g}", budget=budget, gone=found.gone)
     about["calibrated_from"] = model_key(load_clip(poisoned_clip(run))[0])
     record = read_record(cleaned)
-    if (lost := 100 * (record.get("accuracy_before", 0) - record.get("accuracy_after", 0))) > budget:
+    if "accuracy_before" not in record:
+        tell("WARNING: the accuracy of the cleaned model is unknown: it was kept from a cleaning without --images")
+    elif (lost := 100 * (record["accuracy_before"] - record["accuracy_after"])) > budget:
         tell(
             f"WARNING: the cleaning itself costs {lost:.1f} points of accuracy on dev, more than the {budget:g} allowed"
         )

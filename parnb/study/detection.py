@@ -205,22 +205,26 @@ def groups_of(
     }
 
 # %% ../../nbs/api/study/detection.ipynb #bd7b7977
+_FEW = 5  # fewer scores of each kind say too little
+
+
 def usual_scores(
     rows: pd.DataFrame,  # of `population_rows`
     names: Iterable[str],  # registered detectors
-) -> list[str]:  # one line for each detector that scored both clean and backdoored models
+) -> list[str]:  # one line for each detector that scored at least five clean and five backdoored models
     "The scores that detectors gave to the ResNets of the population, in words. Source: ours."
     r, out = counted(rows[rows.stage == "rn"]), []
     for name in names:
         here = r[r.detector == name]
         groups = {"clean": here.score[here.backdoored == 0], "backdoored": here.score[here.backdoored == 1]}
-        if all(len(g) for g in groups.values()):
+        if min(map(len, groups.values())) >= _FEW:
             parts = [
                 f"{of} {g.min():.2f} to {g.max():.2f} (median {g.median():.2f}, n = {len(g)})"
                 for of, g in groups.items()
             ]
             label = find("detector", name).label
             out.append(
-                f"Usual scores of {label} on small ResNets: {'; '.join(parts)}; on other models they may differ."
+                f"Usual scores of {label} on small ResNets: {'; '.join(parts)}; "
+                "on other models, classes and images they differ"
             )
     return out

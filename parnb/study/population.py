@@ -55,7 +55,7 @@ def _part(attack: str, target: str) -> str:
 def population(
     stage: str | None = None,  # "rn", "vit" or "cleaned"; None: all
 ) -> pd.DataFrame:  # member, stage, part, pretraining, encoder, regime, attack, target, seed, role, half, result
-    """All members in the order in which they are computed.
+    """All members, in the order of the list.
 
     `role`: poisoned, control or cleaned; `half`, of a control: "sets" (the thresholds) or "tests"; `result`, of a
     cleaned model: the key of its result. Raises `ParnbError` for an unknown stage. Source: ours."""
@@ -286,7 +286,6 @@ def compute_next(
     minutes: float,  # no member is started later than this
     held_out: bool = False,  # members that are held out, too: at the end, once
     stage: str | None = None,  # "rn", "vit" or "cleaned"; None: all, in this order
-    pretraining: int | None = None,  # only members of this one; None: all
     worker: int = 0,  # this process computes every pair whose number has this remainder
     workers: int = 1,  # processes that share the work
     tell: Callable[[str], None] = print,  # gets a line after each member
@@ -299,9 +298,10 @@ def compute_next(
     rows = population_rows(stage)
     missing = set(rows.member[~rows.done])
     pairs = list(dict.fromkeys(zip(rows.stage, rows.seed, rows.result)))  # a member and its control share a worker
-    for m in population(stage).to_dict("records"):
+    shipped = load_population()["pretraining"]["shipped"]  # the others take long before their first pair
+    members = sorted(population(stage).to_dict("records"), key=lambda m: m["pretraining"] != shipped)
+    for m in members:
         mine = pairs.index((m["stage"], m["seed"], m["result"])) % workers == worker
-        mine &= pretraining in (None, m["pretraining"])
         if m["member"] not in missing or (m["part"] == "held_out" and not held_out) or not mine:
             continue
         if time.perf_counter() - start > 60 * minutes:

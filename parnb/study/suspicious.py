@@ -27,7 +27,7 @@ from .audit import identity_of
 from .scale_data import data_of
 
 # %% ../../nbs/api/study/suspicious.ipynb #45757e70
-_CANDIDATES = 8  # classes whose captions are counted among all pairs: those that the suspicious ones name most often
+_RARE = 0.01  # how often a random choice of pairs may name any class as often as that
 
 
 def named_targets(
@@ -37,15 +37,16 @@ def named_targets(
     most: int = 3,  # classes to return
 ) -> pd.DataFrame:  # target, named (of the k captions), of (k), expected (the number by chance); may be empty
     "Classes that suspicious captions name more often than others do, the most surprising first. Source: ours."
-    of, n, rows = [captions[int(i)] for i in first], len(captions), []
+    every, rows = captions[:], []
+    of = [every[int(i)] for i in first]
     counts = {name: sum(mentions(c, name) for c in of) for name in dict.fromkeys(names)}
-    for name in sorted((c for c in counts if counts[c] > 1), key=counts.get, reverse=True)[:_CANDIDATES]:
-        total = sum(mentions(c, name) for c in captions[:])
-        expected = total * len(of) / n
-        chance = hypergeom.sf(counts[name] - 1, n, total, len(of))
+    for name in (c for c in counts if counts[c] > 1):
+        total = sum(mentions(c, name) for c in every)
+        chance = hypergeom.sf(counts[name] - 1, len(every), total, len(of)) * len(counts)
+        expected = total * len(of) / len(every)
         rows.append(dict(target=name, named=counts[name], of=len(of), expected=expected, chance=chance))
     table = pd.DataFrame(rows, columns=["target", "named", "of", "expected", "chance"])
-    table = table[table.named > table.expected].sort_values("chance", kind="stable", ignore_index=True)
+    table = table[table.chance < _RARE].sort_values("chance", kind="stable", ignore_index=True)
     return table.drop(columns="chance").head(most)
 
 # %% ../../nbs/api/study/suspicious.ipynb #390a6351
@@ -55,6 +56,9 @@ class Ranking:
 
     scored: int  # pairs
     known: int  # pairs that the source has
+    source: str  # its name
+    scorer: str  # the model that scored them, in words
+    unreadable: int  # images that could not be read, which are not ranked
     first: pd.DataFrame  # the most suspicious: pair (its position in the source), caption, score
     pictures: np.ndarray  # uint8 [K, H, W, 3], of the same
     targets: pd.DataFrame  # of `named_targets`, for the most suspicious share
@@ -62,7 +66,8 @@ class Ranking:
     @property
     def of(self) -> str:
         "How many pairs were ranked, in words."
-        return f"{self.scored:,} {'' if self.scored == self.known else f'of {self.known:,} '}pairs"
+        many = f"{self.scored:,} {'' if self.scored == self.known else f'of {self.known:,} '}pairs of {self.source}"
+        return f"{many}, scored by {self.scorer}"
 
 
 def ranking_detectors() -> list[str]:
@@ -70,7 +75,7 @@ def ranking_detectors() -> list[str]:
     return [n for n, m in detectors().items() if m.cls.level in ("data", "input")]
 
 
-def _scores(detector: Detector, defender: Defender, pairs: Pairs, part: int = 2048) -> np.ndarray:
+def _scores(detector: Detector, defender: Defender, pairs: Pairs, part: int = 256) -> np.ndarray:
     "The score of each pair, or of its image; images are decoded in parts."
     detector.fit(defender)
     if detector.level == "data":
@@ -84,30 +89,34 @@ def _scores(detector: Detector, defender: Defender, pairs: Pairs, part: int = 20
     return np.concatenate(out)
 
 
-def _ranked(
-    scores: np.ndarray, pairs: Pairs, at: np.ndarray, known: int, names: Sequence[str], share: float, most: int
-):
-    "The ranking that scores mean; `at` are the positions of the pairs in their source."
-    order = np.argsort(-scores, kind="stable")
+def _ranked(scores: np.ndarray, pairs: Pairs, at: np.ndarray, names: Sequence[str], share: float, most: int, **about):
+    "The ranking that scores mean, without images that could not be read; `at` are positions in the source."
+    bad = getattr(pairs.images, "bad", {})
+    scores[[*bad]] = -np.inf
+    order = np.argsort(-scores, kind="stable")[: len(scores) - len(bad)]
     first = order[:most]
     captions = [pairs.captions[int(i)] for i in first]
     table = pd.DataFrame(dict(pair=at[first], caption=captions, score=scores[first]))
-    targets = named_targets(pairs.captions, order[: max(2, round(share * len(pairs)))], names)
-    return Ranking(len(pairs), known, table, np.asarray(pairs.images[first]), targets)
+    targets = named_targets(pairs.captions, order[: max(2, round(share * len(order)))], names)
+    shown = dict(first=table, pictures=np.asarray(pairs.images[first]), targets=targets)
+    return Ranking(scored=len(order), unreadable=len(bad), **about, **shown)
+
+
+_PLAIN = ("scored", "known", "source", "scorer", "unreadable")
 
 
 def _save(r: Ranking, folder: Path) -> dict:
     "Write the pictures; the rest goes into the record."
     Image.fromarray(np.concatenate([*r.pictures], axis=1)).save(folder / "first.png")
-    tables = {k: getattr(r, k).to_dict("list") for k in ("first", "targets")}
-    return dict(scored=r.scored, known=r.known) | tables
+    return {k: getattr(r, k) for k in _PLAIN} | {k: getattr(r, k).to_dict("list") for k in ("first", "targets")}
 
 
 def _read(folder: Path) -> Ranking:
     "What `_save` wrote."
     r, strip = read_record(folder), np.asarray(Image.open(folder / "first.png"))
     pictures = np.stack(np.split(strip, len(r["first"]["pair"]), axis=1))
-    return Ranking(r["scored"], r["known"], pd.DataFrame(r["first"]), pictures, pd.DataFrame(r["targets"]))
+    tables = {k: pd.DataFrame(r[k]) for k in ("first", "targets")}
+    return Ranking(**{k: r[k] for k in _PLAIN}, pictures=pictures, **tables)
 
 
 def rank_pairs(
@@ -122,34 +131,43 @@ def rank_pairs(
     """Let detectors rank pairs. Each ranking is kept as an artifact, so that it is computed once.
 
     Raises `ParnbError` for an unknown detector, for fewer than 50 pairs, and what detectors raise. Source: ours."""
-    names, data, out = ranking_detectors(), data_of(scale), {}
+    names, data, out, opened = ranking_detectors(), data_of(scale), {}, {}
     chosen = [pick(n, names, "detector of pairs or images") for n in only] if only else names
     for name in chosen:
         detector = find("detector", name).make()
-        by_other = detector.reads == "reference" and defender.reference is not None
-        net = defender.reference.model if by_other else defender.model
-        source = with_preprocessing(data.pairs(use, None, image_size(net)), net)
-        if (n := len(source)) < 50:
-            raise ParnbError(f"--pairs holds {n} pairs, too few to rank: give 50 or more")
-        at = np.unique(np.linspace(0, n - 1, min(count, n)).astype(int))
+        other = detector.reads == "reference" and defender.reference is not None
+        who = defender.reference if other else defender
+        if other not in opened:
+            opened[other] = _open(data, use, count, who.model), {**identity_of(who), "images": None}
+        (pairs, at, known), identity = opened[other]
         config = dict(science=SCIENCE, detector=name, parameters=detector.model_dump(), share=share, most=most)
-        config |= dict(pairs=data.key(use), use=use, count=len(at), model=identity_of(defender))
-        config |= dict(reference=by_other and identity_of(defender.reference))
+        config |= dict(pairs=data.key(use), use=use, count=len(at), model=identity, names=list(defender.names or ()))
+        own = "the audited model itself" + ", which may hide its poisoned pairs" * (detector.reads == "reference")
+        about = dict(known=known, source=pairs.name, scorer="the reference" if other else own)
 
-        def build(partial, detector=detector, source=source, at=at, by_other=by_other):
-            known = replace(defender, reference=defender.reference if by_other else None)
-            pairs = source if len(at) == len(source) else take_lazily(source, np.isin(np.arange(len(source)), at))
-            scores = _scores(detector, known, pairs)
-            ranked = _ranked(scores, pairs, at, len(source), defender.names or (), share, most)
+        def build(partial, detector=detector, pairs=pairs, at=at, other=other, about=about):
+            scores = _scores(detector, replace(defender, reference=defender.reference if other else None), pairs)
+            ranked = _ranked(scores, pairs, at, defender.names or (), share, most, **about)
             return lambda folder: _save(ranked, folder)
 
         out[name] = _read(artifact("ranked", content_key(config), build, config))
     return out
 
+
+def _open(data, use: str, count: int, model) -> tuple[Pairs, np.ndarray, int]:
+    "Pairs as a model reads them, spread evenly, with their positions in the source, and how many that has."
+    most = count if use == "synthetic" else None  # a scale may have to generate them
+    source = with_preprocessing(data.pairs(use, most, image_size(model)), model)
+    if (n := len(source)) < 50:
+        raise ParnbError(f"--pairs holds {n} pairs, too few to rank: give 50 or more")
+    at = np.unique(np.linspace(0, n - 1, min(count, n)).astype(int))
+    pairs = source if len(at) == n else replace(take_lazily(source, np.isin(np.arange(n), at)), name=source.name)
+    return pairs, at, n
+
 # %% ../../nbs/api/study/suspicious.ipynb #03be218f
 RANKING_CAUTION = (
-    "A ranking always has a first place, so it shows no backdoor by itself; pairs that were collected after the attack "
-    "hold no trace of it, and these detectors miss many attacks."
+    "A ranking always has a first place, and detectors prefer some classes, so it shows no backdoor by itself; pairs "
+    "that took no part in the attack hold no trace of it, and these detectors miss many attacks."
 )
 
 
@@ -160,7 +178,7 @@ def ranking_words(
     out = []
     for name, r in rankings.items():
         s = r.first.iloc[0]
-        out.append(f"{find('detector', name).label}: {r.of} ranked; the first is pair {s.pair}, {s.caption!r}")
+        out.append(f"{find('detector', name).label}: {r.of}; the first is {s.caption!r}, usable row {s.pair}")
         out += [f"    {line}" for line in target_words(r)]
     return [*out, RANKING_CAUTION] if out else []
 
@@ -170,10 +188,11 @@ def target_words(
 ) -> list[str]:
     "Which classes suspicious captions name, a line each. Source: ours."
     lines = [
-        f"{t.named} of the {t.of} most suspicious captions name {t.target!r}, by chance {t.expected:.1f}"
+        f"{t.named} of the {t.of} most suspicious captions name {t.target!r}, by chance {t.expected:.2g}"
         for t in r.targets.itertuples()
     ]
-    return lines or ["The most suspicious captions name no class more often than chance"]
+    lines = lines or ["The most suspicious captions name no class more often than chance"]
+    return lines + [f"{r.unreadable} images could not be read, and are not ranked"] * (r.unreadable > 0)
 
 
 def ranking_json(

@@ -12,14 +12,15 @@ import pytest
 from command_line import CommandLine
 from processes import several
 
-from parnb.core import CHECKOUT, PRESETS, RELEASED, ParnbError
+from parnb.core import CHECKOUT, RELEASED, ParnbError
 from parnb.data.scenes import NAMES
 from parnb.evaluation.statistics import rate_with_interval
+from parnb.scales import scale_names
 from parnb.study import explain, measure, results
 from parnb.study.runs import make_run
 
 LIMIT = 15_000  # bytes of the predictions of a run
-TABLES = sorted(f.stem for f in RELEASED.glob("*.csv") if (PRESETS / f.name).with_suffix(".json").exists())
+TABLES = [s for s in scale_names() if (RELEASED / f"{s}.csv").exists()]
 MEASURE = ["measure", "--attack", "badnet_stripes", "--tau", "1.7", "--json"]
 
 

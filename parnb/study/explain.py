@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..core import LOCAL, ParnbError, pick
+from ..core import LOCAL, PRESETS, ParnbError, pick
 from ..registry import label
 from ..scales import scale_name, scale_names
 from .plans import experiments, plan
@@ -230,7 +230,7 @@ def find_result(
     key: str,  # of a result; its beginning is enough
 ) -> tuple[str, str]:  # the whole key, its scale
     "Find a result at any scale. Raises `ParnbError` for an unknown or ambiguous key. Source: ours."
-    own = [p.stem for p in LOCAL.glob("*.csv")]
+    own = [p.stem for p in LOCAL.glob("*.csv") if not (PRESETS / f"{p.stem}.json").exists()]
     places = [(k, s) for s in dict.fromkeys([*scale_names(), *own]) for k in results(s).index]
     found = [(k, s) for k, s in places if k.startswith(key)]
     if len(found) > 1:

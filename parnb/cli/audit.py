@@ -117,9 +117,8 @@ def _taken(typed: dict) -> dict:
 
 def _detectors(only: list[str] | None, pairs: bool) -> tuple:
     "Those of models, and those of pairs: None means all. Raises `ParnbError` if none would rank the pairs."
-    from parnb.study.suspicious import ranking_detectors
-
     from parnb.registry import detectors
+    from parnb.study.suspicious import ranking_detectors
 
     if only is None:
         return None, None

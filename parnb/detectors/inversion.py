@@ -91,9 +91,8 @@ class TriggerInversion(Detector):
         evidence = (here.evidence - there.evidence if there else here.evidence).sum(1)
         worst = evidence.argsort(descending=True)[: self.suspects]
         best, works = self._search_on(model, here, worst)
-        table = _suspects(
-            worst, evidence, best, works, self._search_on(reference.model, there, worst)[1] if there else {}
-        )
+        usual = self._search_on(reference.model, there, worst)[1] if there else {}
+        table = _suspects(worst, evidence, works, usual)
         table.insert(0, "target", [d.names[c] for c in worst])
         table = table.sort_values(["score", "evidence"], ascending=False)
         pictures, order = _pictures(table, best, d.images), table.index.tolist()
@@ -136,7 +135,7 @@ class _Look:
     evidence: Tensor  # float [C, 1 + families], how easily images get into each class
 
 # %% ../../nbs/api/detectors/inversion.ipynb #97ceaeaa
-def _suspects(worst: Tensor, evidence: Tensor, best: list[Found], works: dict, usual: dict) -> pd.DataFrame:
+def _suspects(worst: Tensor, evidence: Tensor, works: dict, usual: dict) -> pd.DataFrame:
     "A row for each suspect: score, evidence, the success of each kind of trigger, and the best kind with its interval."
     rows = []
     for k, c in enumerate(worst.tolist()):

@@ -34,7 +34,7 @@ def _card(s: dict) -> dict:
     "A suspect, as a card."
     known = ("target", "score", "kind", "success", "low", "high", "n")
     parts = [f"{k} {v:.2f}" for k, v in s.items() if k not in known and isinstance(v, float)]
-    lines = [("score", f"{s['score']:.2f}"), *([("evidence", ", ".join(parts))] if parts else [])]
+    lines = [("score", f"{s['score']:.2f}"), *([("in detail", ", ".join(parts))] if parts else [])]
     if "success" in s:
         rate = f"{s['success']:.1%} ({s['low']:.1%} to {s['high']:.1%}) of {s['n']} images that the search did not see"
         lines.append((f"success of the {s['kind']}", rate))
@@ -77,7 +77,7 @@ def audit_html(
         ]
         cards = [_card(s) for s in f.suspects.head(most).to_dict("records")]
         text = dict(claims=cards, counts=f"{f.says}.", body=f"<p>{html.escape(f.says)}.</p>")  # the body: without cards
-        items.insert(0, blank | dict(name=name, title=f"Score {f.score:.2f}") | text)
+        items.insert(0, blank | dict(name=name, title=f"{label}: score {f.score:.2f}") | text)
         parts.append((label, items))
         contents += items
     for name, r in (rankings or {}).items():

@@ -222,9 +222,10 @@ def usual_scores(
                 f"{of} {g.min():.2f} to {g.max():.2f} (median {g.median():.2f}, n = {len(g)})"
                 for of, g in groups.items()
             ]
-            label = find("detector", name).label
+            label, parts_of = find("detector", name).label, here.part[here.backdoored.notna()]
+            developed = " that detectors were developed on" * bool((parts_of == "development").all())
             out.append(
-                f"Usual scores of {label} on small ResNets: {'; '.join(parts)}; "
+                f"Usual scores of {label} on small ResNets{developed}: {'; '.join(parts)}; "
                 "on other models, classes and images they differ"
             )
     return out

@@ -53,10 +53,10 @@ def standardised(
 class TriggerInversion(Detector):
     """Searches for a trigger towards every class, and compares how far images get.
 
-    Source: ours, after Neural Cleanse; that sizes are fixed and the success is compared, the evidence without a trigger
-    and the sum over kinds of triggers are ours."""
+    Source: ours, after Neural Cleanse; that sizes are fixed and success times evidence is compared, the evidence
+    without a trigger and the sum over kinds of triggers are ours."""
 
-    level = "model"
+    level, form = "model", 2
     misses = "larger triggers, several parts at once, what is no square, pattern or warp, and many targets at once"
 
     patch: float = Field(28.0, ge=0, le=224, description="width of the searched square, px at 224; 0: search none")
@@ -143,7 +143,8 @@ def _suspects(worst: Tensor, evidence: Tensor, works: dict, usual: dict) -> pd.D
         more = {name: s["success"] - (usual[name][k]["success"] if usual else 0.0) for name, s in shares.items()}
         more = {name: 0.0 if np.isnan(v) else float(v) for name, v in more.items()}  # no image is left to turn
         kind = max(more, key=more.get)
-        rows.append(dict(score=more[kind], evidence=float(evidence[c])) | more | dict(kind=kind) | shares[kind])
+        about = dict(score=max(0.0, more[kind]) * max(0.0, float(evidence[c])), evidence=float(evidence[c]))
+        rows.append(about | more | dict(kind=kind) | shares[kind])
     return pd.DataFrame(rows)
 
 

@@ -117,7 +117,7 @@ def audit(
     findings = {}
     for name in names:
         detector = find("detector", name).make(**(parameters or {}).get(name, {}))
-        config = seen | dict(detector=name, parameters=detector.model_dump())
+        config = seen | dict(detector=name, detector_form=detector.form, parameters=detector.model_dump())
 
         def build(partial, detector=detector):
             found = detector.fit(defender).examine(defender.model)

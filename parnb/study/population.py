@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['load_population', 'population', 'pretrained_clip', 'pretrained_scale', 'member_run', 'population_hash',
-           'check_population', 'recorded', 'release_population', 'population_rows', 'audit_member', 'compute_next']
+           'check_population', 'recorded', 'release_population', 'suspects_of', 'population_rows', 'audit_member',
+           'compute_next']
 
 # %% ../../nbs/api/study/population.ipynb #796f0fe0
 import time
@@ -147,11 +148,13 @@ def _made(member: dict):
 
 
 def population_hash() -> str:  # 12 hexadecimal digits
-    """Name the protocol by its content: the file without notes, the settings of every member and of the detectors.
+    """Name the protocol by its content: the file without notes, the settings of every member, those of the detectors.
 
     Source: ours."""
-    made = [_made(m) for m in population().to_dict("records")]
-    return content_key(dict(population=without_notes(load_population()), settings=made, detectors=_detectors()))
+    made, detectors = [_made(m) for m in population().to_dict("records")], _detectors()
+    forms = {n: find("detector", n).cls.form for n in detectors}
+    about = dict(population=without_notes(load_population()), settings=made, detectors=detectors, forms=forms)
+    return content_key(about)
 
 
 def check_population() -> None:
@@ -200,9 +203,21 @@ def release_population() -> int:  # how many rows were moved
     with locked(LOCAL / "population.csv"):
         rows = _read(LOCAL)
         if len(rows):
+            for key in rows.key:
+                if (file := LOCAL / "suspects" / f"{key}.csv").exists():
+                    write_file(RELEASED / "suspects" / file.name, file.read_bytes())
+                    file.unlink()
             _add(RELEASED, rows)
             (LOCAL / "population.csv").unlink()
     return len(rows)
+
+
+def suspects_of(
+    key: str,  # of a row of `population_rows`
+) -> pd.DataFrame:  # the finding's suspects, the strongest first; empty if they are not recorded
+    "What a score was computed from, so that another score can be tried without another audit. Source: ours."
+    files = (folder / "suspects" / f"{key}.csv" for folder in _PLACES.values())
+    return next((pd.read_csv(f) for f in files if f.exists()), pd.DataFrame(columns=["target", "score"]))
 
 
 def population_rows(
@@ -216,6 +231,7 @@ def population_rows(
     for m in population(stage).to_dict("records"):
         for name, values in detectors.items():
             about = dict(science=SCIENCE, member=m, made=_made(m), detector=name, parameters=values, images=images)
+            about |= dict(form=find("detector", name).cls.form)
             out.append(m | dict(key=content_key(about), detector=name))
     wanted = pd.DataFrame(out)
     new = known[["key", *(c for c in known if c not in wanted)]]
@@ -269,6 +285,9 @@ def audit_member(
     for name, values in _detectors(smoke).items():
         start = time.perf_counter()
         found = audit(defender, member["member"], only=[name], parameters={name: values}).findings[name]
+        if not smoke:
+            file = LOCAL / "suspects" / f"{keys[member['member'], name]}.csv"
+            write_file(file, found.suspects.to_csv(index=False, float_format="%.4g"))
         targets = list(found.suspects.target)
         rank = targets.index(member["target"]) + 1 if member["target"] in targets else None
         row = dict(key=keys[member["member"], name], **about, detector=name, score=found.score, rank=rank)

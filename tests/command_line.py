@@ -60,21 +60,22 @@ class CommandLine:
             content = Path(scale).read_text() if Path(scale).is_file() else scale
             return SimpleNamespace(seen=[content, str(model), str(pretrained), count], reference=None)
 
-        def audit(defender, name, reference, only):
-            seen = dict(auditor=defender.seen, reference=defender.reference and defender.reference.seen, only=only)
+        def audit(defender, name, reference, only, parameters):
+            seen = dict(auditor=defender.seen, reference=defender.reference and defender.reference.seen)
+            seen |= dict(only=only, parameters=parameters)
             effects.update(run=SimpleNamespace(model_dump=lambda: seen | dict(names=[name, reference])))
             return SimpleNamespace(findings={}, images=0)
 
-        def rank_pairs(scale, use, defender, only, count):
+        def rank_pairs(scale, use, defender, only, count, parameters):
             content = Path(scale).read_text() if Path(scale).is_file() else scale
-            effects.update(ranked=[content, use, defender.seen, only, count])
+            effects.update(ranked=[content, use, defender.seen, only, count, parameters])
             return {}
 
-        def certify(scale, before, after, count, only, further):
+        def certify(scale, before, after, count, only, parameters, further):
             contents = [
                 Path(s).read_text() if Path(s).is_file() else s for s in (scale, further and further.scale) if s
             ]
-            seen = dict(contents=contents, models=[before, after], count=count, only=only)
+            seen = dict(contents=contents, models=[before, after], count=count, only=only, parameters=parameters)
             seen |= dict(further=[further.use, further.rebound.model_dump()] if further else None)
             effects.update(run=SimpleNamespace(model_dump=lambda: seen))
 

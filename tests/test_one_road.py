@@ -68,7 +68,7 @@ VALUES = {
     "--images-count": "5",
     "--images-batch": "7",
     "--triggered-resize": "squash",
-    "--detector": "density",
+    "--detector": "density:k=3",
     "--pairs-count": "60",
     "--drop": "0.3",
 }

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from parnb.core import ParnbError
+from parnb.detectors.base import Finding
 from parnb.evaluation.statistics import auroc_with_interval
 from parnb.show.detection import tab_detectors
 from parnb.study import population as module
@@ -67,6 +68,22 @@ def test_rows_are_recorded_released_and_judged(places):
     assert found["recall@5"].sum() == (mine["rank"][mine.role == "poisoned"] <= 5).sum()
     frame = tab_detectors(rows)
     assert frame.computed[0] == "44/84" and (frame.AUROC[frame.models == "ViT"] == "").all()
+
+
+def test_what_a_score_was_computed_from_is_released_with_it(places):
+    made = invented(places, population("rn").member[:2])
+    shown = np.random.default_rng(0).integers(0, 256, (8, 32, 3), np.uint8)
+    for row in made.itertuples():
+        table = pd.DataFrame(dict(target=[row.target, "any"], score=[2.5, 1.0]))
+        module._keep(row.key, Finding(2.5, "says", table, {"a square": shown}), row.role == "poisoned")
+    here = [(module.suspects_of(r.key), module.picture_of(r.key)) for r in made.itertuples()]
+    module.release_population()
+    assert not [*(places["local"] / "suspects").iterdir()]
+    for row, (table, picture) in zip(made.itertuples(), here):
+        assert module.suspects_of(row.key).equals(table) and list(table.target) == [row.target, "any"]
+        assert (picture is None) == (row.role == "control") == (module.picture_of(row.key) is None)
+        assert picture is None or (picture[0] == "a square" and (module.picture_of(row.key)[1] == shown).all())
+    assert not len(module.suspects_of("unknown")) and module.picture_of("unknown") is None
 
 
 def test_other_weights_of_a_pretraining_are_refused(places):

@@ -7,13 +7,14 @@ __all__ = ['app', 'AUDIT', 'audit']
 
 # %% ../../nbs/api/cli/audit.ipynb #606c00fc
 import json
+from collections import Counter
 from pathlib import Path
 
 import typer
 
 from .models import CSV, IMAGES, REBOUND, _own
-from .options import DATA_PANEL, MODEL, OWN, PAIRS, SCALE, _argument, _option, options, refuse
-from ..core import ParnbError, pick, write_file
+from .options import DATA_PANEL, MODEL, OWN, PAIRS, SCALE, _argument, _option, options, read_method, refuse
+from ..core import ParnbError, write_file
 
 # %% ../../nbs/api/cli/audit.ipynb #bac10eb5
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -49,7 +50,12 @@ AUDIT = dict(
     pairs_count=_option(
         int, None, "Rank only so many pairs, spread evenly; 10000 by default.", min=50, panel=DATA_PANEL
     ),
-    detector=_option(list[str], None, "Only this detector (`parnb methods` lists them); may be repeated."),
+    detector=_option(
+        list[str],
+        None,
+        "Only this detector (`parnb methods` lists them), perhaps with parameters: inversion:patch=40,thorough=160; "
+        "may be repeated.",
+    ),
     rebound_lr=REBOUND["rebound_lr"],
     out=_option(Path, None, "Also write the findings, with pictures, into this HTML file."),
     json=_option(bool, False, "Print one JSON object and nothing else.", "--json"),
@@ -76,7 +82,8 @@ def audit(typed):
     report = _report_file(typed.pop("out", None))
     against, weights = typed.pop("against", None), typed.pop("against_checkpoint", None)
     plain, count, given = typed.pop("json", False), typed.get("images_count", 256), _taken(typed)
-    of_models, of_pairs = _detectors(typed.pop("detector", None), "pairs" in given)
+    parameters = _parameters(typed.pop("detector", None))
+    of_models, of_pairs = _detectors(parameters, "pairs" in given)
     check_model(typed["model"], typed.get("checkpoint"))
     if against:
         check_model(against, weights, "--against")
@@ -87,9 +94,9 @@ def audit(typed):
         defender.reference = defender_of(scale, against, weights, count)
     place, rankings = (typed["model"], typed.get("checkpoint")), {}
     if of := _pairs_of(given, typed, place, "needs --pairs, which are ranked"):
-        rankings = rank_pairs(*of, defender, of_pairs, given.get("pairs_count", 10_000))
-    done = examine(defender, name, against and " ".join(filter(None, (against, weights))), of_models)
-    usual = _usual(done) if not against else []  # the scores of a comparison are others
+        rankings = rank_pairs(*of, defender, of_pairs, given.get("pairs_count", 10_000), parameters=parameters)
+    done = examine(defender, name, against and " ".join(filter(None, (against, weights))), of_models, parameters)
+    usual = _usual(done) if not (against or any((parameters or {}).values())) else []  # else scores are others
     if report:
         from parnb.show.audit import audit_html
 
@@ -115,14 +122,21 @@ def _taken(typed: dict) -> dict:
     return given
 
 
-def _detectors(only: list[str] | None, pairs: bool) -> tuple:
+def _parameters(values: list[str] | None) -> dict[str, dict] | None:
+    "The named detectors with their parameters; None: none is named. Raises `ParnbError` for one that is named twice."
+    named = [read_method(v, "detector", "--detector") for v in values or []]
+    if twice := next((n for n, k in Counter(n for n, _ in named).items() if k > 1), None):
+        raise ParnbError(f"--detector names {twice} twice: name it once, with all of its parameters")
+    return dict(named) or None
+
+
+def _detectors(only: dict | None, pairs: bool) -> tuple:
     "Those of models, and those of pairs: None means all. Raises `ParnbError` if none would rank the pairs."
-    from parnb.registry import detectors
     from parnb.study.suspicious import ranking_detectors
 
     if only is None:
         return None, None
-    ranking = [n for n in only if pick(n, detectors(), "detector") in ranking_detectors()]
+    ranking = [n for n in only if n in ranking_detectors()]
     if ranking and not pairs:
         raise ParnbError(f"--detector {ranking[0]} ranks pairs, so it needs --pairs")
     if pairs and not ranking:
@@ -165,7 +179,8 @@ def _certify(typed: dict, before: str, after: str):
     why = "belongs to the audit of one model; parnb audit BEFORE AFTER names both models"
     refuse(typed, ("checkpoint", "against", "against_checkpoint"), why)
     report = _report_file(typed.pop("out", None))
-    only, plain, count = typed.pop("detector", None), typed.pop("json", False), typed.get("images_count", MEASURED)
+    parameters = _parameters(typed.pop("detector", None))
+    plain, count = typed.pop("json", False), typed.get("images_count", MEASURED)
     architecture = typed.pop("model", None)
     models = [_place(m, architecture) for m in (before, after)]
     if architecture and not any(checkpoint for _, checkpoint in models):
@@ -177,7 +192,7 @@ def _certify(typed: dict, before: str, after: str):
     named = dict(zip(("model", "checkpoint"), models[0])) if models[0][1] else dict(model=models[0][0])
     scale = _images_of({**typed, **named}, count)
     training = _further(further, typed, models[1])
-    done = certify(scale, *models, count, only, further=training)
+    done = certify(scale, *models, count, parameters and [*parameters], parameters, training)
     if report:
         from parnb.show.certificate import certificate_html
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from .models import _own
-from .options import DATA_PANEL, OWN, PAIRS, _option, options
+from .options import DATA_PANEL, OWN, PAIRS, _option, options, read_method
 from ..core import ParnbError
 
 # %% ../../nbs/api/cli/filter.ipynb #9543f4ec
@@ -19,7 +19,11 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 FILTER = dict(
     PAIRS,
     pairs=_option(str, None, "A csv, a pattern of shards, a folder, or hf:org/name.", panel=DATA_PANEL),
-    detector=_option(str, None, "A registered detector of the level data; `parnb methods` lists them."),
+    detector=_option(
+        str,
+        None,
+        "A registered detector of the level data; `parnb methods` lists them; with parameters: density:k=32.",
+    ),
     drop=_option(float, None, "Drop this share of the pairs, the most suspicious ones; 0.05 by default."),
     out=_option(
         Path, None, "The csv to write if the pairs come from a csv, else the folder of shards.", panel=DATA_PANEL
@@ -40,6 +44,7 @@ def filter(typed):
             f"--pairs, --detector ({known}) and --out"
         )
     out, drop = typed.pop("out"), check_drop(typed.pop("drop", 0.05))
-    detector = pair_detector(typed.pop("detector")).make()
+    method = pair_detector(typed["detector"].partition(":")[0])
+    detector = method.make(**read_method(typed.pop("detector"), "detector", "--detector")[1])
     scale = _own(typed)["scale"]
     print(filter_source(scale, load_preset(scale)["encoder"], detector, out, drop))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'DATA_PANEL', 'TRAINING', 'SCALE', 'RUN', 'OWN', 'ATTACK', 'CLEANING', 'COMPUTE', 'PAIRS', 'RECIPE',
-           'parameter_options', 'options', 'read_settings', 'refuse', 'read_strength', 'run_from', 'compute_of']
+           'parameter_options', 'options', 'read_settings', 'refuse', 'read_strength', 'read_method', 'run_from',
+           'compute_of']
 
 # %% ../../nbs/api/cli/options.ipynb #efd36b47
 import ast
@@ -239,9 +240,24 @@ def read_strength(
     Raises `ParnbError` that lists what the attack accepts, for an unknown parameter and for a wrong value.
     Source: ours.
     """
+    return _parameters("attack", attack, values, "--strength")
+
+
+def read_method(
+    value: str,  # as typed: a name, perhaps with parameters, NAME:PARAMETER=VALUE,…
+    kind: str,  # "attack", "cleaner" or "detector"
+    option: str,  # "--detector"
+) -> tuple[str, dict[str, Any]]:  # its name, and the parameters that were typed
+    "A method with parameters. Raises `ParnbError` for an unknown one, and what `read_strength` raises. Source: ours."
+    name, colon, rest = value.partition(":")
+    return name, _parameters(kind, name, [rest] if colon else None, option)
+
+
+def _parameters(kind: str, name: str, values: list[str] | None, option: str) -> dict[str, Any]:
+    "Parameters of a method, checked."
     from parnb.registry import find
 
-    given, method = _typed_pairs(values, "--strength"), find("attack", attack)
+    given, method = _typed_pairs(values, option), find(kind, name)
     known = method.cls.model_fields
     try:
         wrong = next((k for k in given if k not in known), None)
@@ -249,8 +265,8 @@ def read_strength(
             raise ParnbError(f"{method.label} has no parameter {wrong!r}")
         made = method.make(**given)
     except ParnbError as e:
-        listed = "; ".join(f"{k}, {_accepts(f)}" for k, f in known.items())
-        raise ParnbError(f"--strength: {e}. {method.label} takes {listed}") from None
+        listed = "; ".join(f"{k}, {_accepts(f)}" for k, f in known.items()) or "none"
+        raise ParnbError(f"{option}: {e}. {method.label} takes {listed}") from None
     return {k: getattr(made, k) for k in given}
 
 # %% ../../nbs/api/cli/options.ipynb #44cb60d9

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['load_population', 'population', 'pretrained_clip', 'pretrained_scale', 'member_run', 'population_hash',
-           'check_population', 'recorded', 'release_population', 'suspects_of', 'population_rows', 'audit_member',
-           'compute_next']
+           'check_population', 'recorded', 'release_population', 'suspects_of', 'picture_of', 'population_rows',
+           'audit_member', 'compute_next']
 
 # %% ../../nbs/api/study/population.ipynb #796f0fe0
+import io
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from parnb.core import (
     CHECKOUT,
@@ -29,6 +32,7 @@ from parnb.core import (
     pick,
     write_file,
 )
+from ..detectors.base import Finding
 from ..registry import find
 from ..scales import load_preset
 from .artifacts import artifact_folder, final_clip, read_log, read_record, versions
@@ -203,10 +207,9 @@ def release_population() -> int:  # how many rows were moved
     with locked(LOCAL / "population.csv"):
         rows = _read(LOCAL)
         if len(rows):
-            for key in rows.key:
-                if (file := LOCAL / "suspects" / f"{key}.csv").exists():
-                    write_file(RELEASED / "suspects" / file.name, file.read_bytes())
-                    file.unlink()
+            for file in [f for f in (LOCAL / "suspects").glob("*.*") if f.stem in set(rows.key)]:
+                write_file(RELEASED / "suspects" / file.name, file.read_bytes())
+                file.unlink()
             _add(RELEASED, rows)
             (LOCAL / "population.csv").unlink()
     return len(rows)
@@ -216,8 +219,34 @@ def suspects_of(
     key: str,  # of a row of `population_rows`
 ) -> pd.DataFrame:  # the finding's suspects, the strongest first; empty if they are not recorded
     "What a score was computed from, so that another score can be tried without another audit. Source: ours."
-    files = (folder / "suspects" / f"{key}.csv" for folder in _PLACES.values())
-    return next((pd.read_csv(f) for f in files if f.exists()), pd.DataFrame(columns=["target", "score"]))
+    file = _beside(f"{key}.csv")
+    return pd.read_csv(file) if file else pd.DataFrame(columns=["target", "score"])
+
+
+def picture_of(
+    key: str,  # of a row of `population_rows`
+) -> tuple[str, np.ndarray] | None:  # what it shows, and four images side by side, uint8 [H, 4 W, 3]
+    "Images under the trigger that was found towards the strongest suspect of a poisoned model. Source: ours."
+    if (file := _beside(f"{key}.png")) is None:
+        return None
+    picture = Image.open(file)
+    return picture.info["Description"], np.asarray(picture)
+
+
+def _beside(name: str) -> Path | None:
+    "A file that was recorded beside the rows."
+    return next((f for folder in _PLACES.values() if (f := folder / "suspects" / name).exists()), None)
+
+
+def _keep(key: str, finding: Finding, poisoned: bool):
+    "Record the suspects of a finding, and, of a poisoned model, the picture of the strongest."
+    place = LOCAL / "suspects"
+    write_file(place / f"{key}.csv", finding.suspects.to_csv(index=False, float_format="%.4g"))
+    for caption, picture in [*finding.pictures.items()][:poisoned]:
+        about, out = PngInfo(), io.BytesIO()
+        about.add_text("Description", caption)
+        Image.fromarray(picture).save(out, "png", pnginfo=about, optimize=True)
+        write_file(place / f"{key}.png", out.getvalue())
 
 
 def population_rows(
@@ -286,8 +315,7 @@ def audit_member(
         start = time.perf_counter()
         found = audit(defender, member["member"], only=[name], parameters={name: values}).findings[name]
         if not smoke:
-            file = LOCAL / "suspects" / f"{keys[member['member'], name]}.csv"
-            write_file(file, found.suspects.to_csv(index=False, float_format="%.4g"))
+            _keep(keys[member["member"], name], found, member["role"] == "poisoned")
         targets = list(found.suspects.target)
         rank = targets.index(member["target"]) + 1 if member["target"] in targets else None
         row = dict(key=keys[member["member"], name], **about, detector=name, score=found.score, rank=rank)

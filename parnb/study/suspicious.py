@@ -127,6 +127,7 @@ def rank_pairs(
     count: int = 10_000,  # pairs, spread evenly over the source; all if there are fewer
     share: float = 0.01,  # the most suspicious share, whose captions are compared with all, in (0, 1)
     most: int = 12,  # pairs to show
+    parameters: dict[str, dict] | None = None,  # detector -> its parameters that differ from their defaults
 ) -> dict[str, Ranking]:  # registered detector -> ranking
     """Let detectors rank pairs. Each ranking is kept as an artifact, so that it is computed once.
 
@@ -134,14 +135,22 @@ def rank_pairs(
     names, data, out, opened = ranking_detectors(), data_of(scale), {}, {}
     chosen = [pick(n, names, "detector of pairs or images") for n in only] if only else names
     for name in chosen:
-        detector = find("detector", name).make()
+        detector = find("detector", name).make(**(parameters or {}).get(name, {}))
         other = detector.reads == "reference" and defender.reference is not None
         who = defender.reference if other else defender
         if other not in opened:
             opened[other] = _open(data, use, count, who.model), {**identity_of(who), "images": None}
         (pairs, at, known), identity = opened[other]
-        config = dict(science=SCIENCE, detector=name, parameters=detector.model_dump(), share=share, most=most)
-        config |= dict(pairs=data.key(use), use=use, count=len(at), model=identity, names=list(defender.names or ()))
+        config = dict(science=SCIENCE, detector=name, form=detector.form, parameters=detector.model_dump())
+        config |= dict(
+            share=share,
+            most=most,
+            pairs=data.key(use),
+            use=use,
+            count=len(at),
+            model=identity,
+            names=list(defender.names or ()),
+        )
         own = "the audited model itself" + ", which may hide its poisoned pairs" * (detector.reads == "reference")
         about = dict(known=known, source=pairs.name, scorer="the reference" if other else own)
 

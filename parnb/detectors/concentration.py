@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from ..attacks.families import KINDS, families
 from ..core import ParnbError
 from ..data.pairs import article
 from .base import Defender, Detector, Finding
 from parnb.detectors.search import (
-    KINDS,
     Aim,
     Found,
-    families,
     retest_triggers,
     search_triggers,
     shown,

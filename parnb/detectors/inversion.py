@@ -14,14 +14,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..attacks.families import KINDS, families
 from ..data.pairs import article
 from ..core import ParnbError
 from .base import Defender, Detector, Finding
 from parnb.detectors.search import (
-    KINDS,
     Aim,
     Found,
-    families,
     retest_triggers,
     search_triggers,
     shown,

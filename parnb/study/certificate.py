@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..attacks.families import KINDS
 from ..core import SCIENCE, ParnbError, content_key
 from ..data.images import losses, with_preprocessing
 from ..data.pairs import Pairs
 from ..detectors.base import Defender, Finding
-from ..detectors.search import KINDS
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..evaluation.metrics import predictions
 from ..evaluation.statistics import paired_difference, rate_with_interval

@@ -17,7 +17,7 @@ from ..core import content_key, pick
 from ..evaluation.statistics import paired_interval
 from ..scales import load_preset
 from .artifacts import MIN_ASR
-from .protocol import ASR, CA, differences, load_protocol, outcomes, primary
+from .protocol import ASR, CA, all_rows, differences, load_protocol, outcomes, primary
 from .rates import in_order, in_words, rate_of, symbol
 
 # %% ../../nbs/api/study/claims.ipynb #676028c8
@@ -226,7 +226,7 @@ def by_primary(
 # %% ../../nbs/api/study/claims.ipynb #a537b5f7
 def _known(row: str) -> str:
     "The same name. Raises `ParnbError` unless it is a row of the protocol."
-    return pick(row, [r["name"] for r in load_protocol()["rows"]], "row of the protocol")
+    return pick(row, [r["name"] for r in all_rows()], "row of the protocol")
 
 
 def leaves(

@@ -279,6 +279,7 @@ def _step(acc, objective, wrapped, opt, pairs: Pairs, order: _Order, step: int, 
         pairs.images.ahead(order.positions(step + 1))  # decode the next batch during this step
     out = wrapped(**batch)
     acc.backward(out["loss"])
+    objective.after_backward()
     opt.step()
     opt.zero_grad(set_to_none=True)
     if order.recipe.train_logit_scale:

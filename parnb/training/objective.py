@@ -129,9 +129,9 @@ def _batch_norms(model: nn.Module) -> list[nn.Module]:
 class Objective(nn.Module):
     """A model and the loss it is trained with: here the plain CLIP loss.
 
-    Subclasses override `prepare`, `view`, `texts`, `batch` or `forward`; a list `frozen` may hold models that are
-    not trained. The `gen` of `view` and `batch` is the same in all processes: draw for the pairs of all of them, and
-    take the part of this one (`whole_batch`). Source: CLIP; the division into steps is ours."""
+    Subclasses override `prepare`, `view`, `texts`, `batch`, `forward` or `after_backward`; a list `frozen` may hold
+    models that are not trained. The `gen` of `view` and `batch` is the same in all processes: draw for the pairs of all
+    of them, and take the part of this one (`whole_batch`). Source: CLIP; the division into steps is ours."""
 
     def __init__(
         self,
@@ -197,6 +197,9 @@ class Objective(nn.Module):
             tokens=shorten(self.model, self.texts(idx)).to(device),
             labels=torch.from_numpy(pairs.labels[idx]).to(device),
         )
+
+    def after_backward(self):
+        "Called on every process in each step, when the gradients are there and the weights have not changed yet."
 
     def embed(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Image and text embeddings of this process, float32 [n, D] each, unit length.

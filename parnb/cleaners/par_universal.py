@@ -75,9 +75,7 @@ class PARUniversalObjective(PARAlignedObjective):
             gradient = torch.zeros_like(w) if w.grad is None else w.grad
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.all_reduce(gradient)
-            change = (
-                self.step * gradient.nan_to_num(0.0, 0.0, 0.0).sign()
-            )  # fp16 may overflow in a step that is skipped
+            change = self.step * gradient.nan_to_num(0.0, 0.0, 0.0).sign()  # fp16 may overflow in a step that is skipped
             getattr(self, f"triggers_{name}").add_(change).clamp_(-_FARTHEST, _FARTHEST)
         self.learning = {}
 
@@ -116,9 +114,7 @@ class PARUniversal(PARAligned):
     step: float = Field(0.3, ge=0, description="step of a learned trigger's weights; 0: they stay random")
     patch: float = Field(28.0, ge=0, le=224, description="width of the learned squares, px at 224; 0: none")
     amplitude: float = Field(0.0, ge=0, le=1, description="largest change of a pixel by a learned pattern; 0: none")
-    shift: float = Field(
-        0.0, ge=0, le=112, description="largest shift of a pixel by a learned warp, px at 224; 0: none"
-    )
+    shift: float = Field(0.0, ge=0, le=112, description="largest shift of a pixel by a learned warp, px at 224; 0: none")
 
     @model_validator(mode="after")
     def _some_kind(self):

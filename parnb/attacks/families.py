@@ -46,12 +46,13 @@ def patch_family(
     "A free square at places that are random per image: a trigger that works anywhere. Source: ours."
 
     def put(w, x, places):
-        out, (p, height, width) = x[None].repeat(len(w), 1, 1, 1, 1), (w.shape[-1], *x.shape[-2:])
-        places = places * torch.tensor([height - p + 1, width - p + 1])
-        square = torch.sigmoid(2 * w)
-        for k, (i, j) in enumerate(places.long().tolist()):
-            out[:, k, :, i : i + p, j : j + p] = square
-        return out
+        (height, width), p, own = x.shape[-2:], w.shape[-1], torch.arange(len(x), device=x.device)
+        corners = (places * torch.tensor([height - p + 1, width - p + 1])).long().to(x.device)
+        rows, columns = (corners[:, k, None] + torch.arange(p, device=x.device) for k in (0, 1))
+        at = own[:, None, None], rows[:, :, None], columns[:, None]
+        square = torch.sigmoid(2 * w).permute(2, 3, 0, 1).expand(len(x), -1, -1, -1, -1)  # [B, p, p, T, C]
+        pictures = x[None].expand(len(w), *x.shape).permute(1, 3, 4, 0, 2)  # [B, H, W, T, C]
+        return pictures.index_put(at, square).permute(3, 0, 4, 1, 2)
 
     return Family("patch", lambda s: (3, scaled(size, s), scaled(size, s)), put, placed=True)
 
@@ -96,5 +97,5 @@ def families(
     "The kinds of triggers that have a size. Raises `ParnbError` if there are none. Source: ours."
     kinds = ((patch, patch_family), (amplitude, blend_family), (shift, warp_family))
     if not (made := [make(size) for size, make in kinds if size]):
-        raise ParnbError("there is no kind of trigger: give a size above 0 to one of them")
+        raise ParnbError("there is no kind of trigger: give patch, amplitude or shift a value above 0")
     return made

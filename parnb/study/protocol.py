@@ -40,13 +40,21 @@ def load_later() -> dict:  # the content of presets/later.json
 
 
 def all_rows() -> list[dict]:
-    "The rows of the protocol, and those that were added later. Source: ours."
-    return [*load_protocol()["rows"], *load_later()["rows"]]
+    "The rows of the protocol, and those that were added later. Raises `ParnbError` if two share a name. Source: ours."
+    return _joined("rows")
 
 
 def all_stages() -> list[dict]:
-    "The stages of the protocol, and those that were added later. Source: ours."
-    return [*load_protocol()["stages"], *load_later()["stages"]]
+    "The stages of the protocol, and those that were added later. Raises as `all_rows` does. Source: ours."
+    return _joined("stages")
+
+
+def _joined(what: str) -> list[dict]:
+    "What both files hold."
+    first, later = load_protocol()[what], load_later()[what]
+    if twice := {e["name"] for e in first} & {e["name"] for e in later}:
+        raise ParnbError(f"presets/later.json names {twice.pop()} among its {what}, as the protocol does: rename it")
+    return [*first, *later]
 
 # %% ../../nbs/api/study/protocol.ipynb #bd06560f
 def row_settings(
@@ -249,28 +257,33 @@ def undecided(
     return grid[[place in wanted for place in zip(grid.attack, grid.row, grid.setting)]]
 
 # %% ../../nbs/api/study/protocol.ipynb #45c5a3a1
-def check_frozen() -> None:
-    """Raise `ParnbError` unless the protocol, and what was added later, are frozen and still what was frozen.
+def check_frozen(
+    *stages: str,  # that are to be run
+) -> None:
+    """Raise `ParnbError` unless the protocol is frozen and still what was frozen; so are later rows if they are run.
 
     `frozen` in the file is null until the development has ended, and then holds the date and the hash. Source: ours."""
     require_frozen("protocol", load_protocol()["frozen"], protocol_hash)
-    require_frozen("later", load_later()["frozen"], later_hash)
+    if {s["name"] for s in load_later()["stages"]} & {*stages}:
+        require_frozen("later", load_later()["frozen"], later_hash, "what was added to the protocol later")
 
 
 def require_frozen(
     name: str,  # of a preset: "protocol"
     frozen: dict | None,  # its date and hash; None: not frozen
     hash_now: Callable[[], str],
+    called: str | None = None,  # what it is, in words; None: the name with an article
 ) -> None:
     "Raise `ParnbError` unless a preset that decides what is run is frozen and unchanged. Source: ours."
+    called = called or f"the {name}"
     if not frozen:
         raise ParnbError(
-            f"the {name} is not frozen yet, so nothing of it may be computed: end the development, then write the date "
+            f"{called} is not frozen yet, so nothing of it may be computed: end the development, then write the date "
             f'and `{name}_hash()` into "frozen" of presets/{name}.json'
         )
     if (now := hash_now()) != frozen["hash"]:
         raise ParnbError(
-            f"the {name} or a setting that it uses has changed since it was frozen (hash {now}, frozen "
+            f"{called} or a setting that it uses has changed since it was frozen (hash {now}, frozen "
             f"{frozen['hash']}): `git log -- parnb/presets/{name}.json` shows when"
         )
 
@@ -296,9 +309,9 @@ def evidence(
     "All runs of the stages of an encoder and a regime, with the measurements that exist. Source: ours."
     p = load_protocol()
     wanted = (encoder, regime or p["regime"])
-    if compute:
-        check_frozen()
     names = [s["name"] for s in all_stages() if (s["encoder"], s.get("regime", p["regime"])) == wanted]
+    if compute:
+        check_frozen(*names)
     for name in names if compute else ():
         while not (runs := due(name)).done.all():
             collect(runs.loc[~runs.done, ["run", "key"]])

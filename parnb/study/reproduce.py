@@ -75,7 +75,7 @@ class Work:
         declared = self.declared[name]
         if not isinstance(declared, dict):
             return plan(name, self.scale, seeds).run
-        check_frozen()
+        check_frozen(*declared["stages"])
         rebound = list(rebound_evidence().run) if declared.get("rebound") else []
         runs = [r for stage in declared["stages"] for r in due(stage).run] + rebound
         return [r for r in runs if seeds is None or r.seed in seeds]

@@ -1,7 +1,7 @@
 """Freeze the rules of parnb/presets/claims.json: `python .ci/claims.py`, with `--check` it fails if one is not frozen.
 
-Each claim has an entry `frozen`: the key of its rule, the hash of the protocol if it is judged under it, and the day on
-which either changed last. This writes all three into the claims whose rule or protocol has changed.
+Each claim has an entry `frozen`: the key of its rule, the hash of the protocol if it is judged under it, that of the
+later rows if it judges one, and the day on which any of them changed last. This writes them into changed claims.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from parnb.study.claims import frozen_keys
-from parnb.study.protocol import protocol_hash
+from parnb.study.protocol import later_hash, protocol_hash
 
 PATH = Path(__file__).resolve().parents[1] / "parnb" / "presets" / "claims.json"
 ENTRY = re.compile(r'^( *)"name": "(\w+)",\n(?: *"frozen": .*\n)?', re.M)
@@ -22,9 +22,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a rule is not frozen")
     check, text = parser.parse_args().check, PATH.read_text(encoding="utf-8")
-    today, protocol, changed = datetime.date.today().isoformat(), protocol_hash(), {}
+    today, hashes, changed = datetime.date.today().isoformat(), (protocol_hash(), later_hash()), {}
     for claim in json.loads(text)["claims"]:
-        now = frozen_keys(claim, protocol)
+        now = frozen_keys(claim, *hashes)
         if {k: v for k, v in claim.get("frozen", {}).items() if k != "date"} != now:
             changed[claim["name"]] = json.dumps(dict(date=today) | now)
     if not changed:

@@ -96,7 +96,7 @@ def audit(typed):
     if of := _pairs_of(given, typed, place, "needs --pairs, which are ranked"):
         rankings = rank_pairs(*of, defender, of_pairs, given.get("pairs_count", 10_000), parameters=parameters)
     done = examine(defender, name, against and " ".join(filter(None, (against, weights))), of_models, parameters)
-    usual = _usual(done) if not (against or any((parameters or {}).values())) else []  # else scores are others
+    usual = _usual(done, parameters or {}) if not against else []  # the scores of a comparison are others
     if report:
         from parnb.show.audit import audit_html
 
@@ -105,13 +105,14 @@ def audit(typed):
     print(json.dumps(found) if plain else "\n".join(in_words(done) + usual + ranking_words(rankings)))
 
 
-def _usual(done) -> list[str]:
-    "What scores are usual, if the audit is one as they come from."
+def _usual(done, parameters: dict) -> list[str]:
+    "What scores are usual, for detectors with the settings that they come from."
     from parnb.study.detection import usual_scores
     from parnb.study.population import load_population, population_rows
 
     same = done.images == load_population()["audit"]["images"]
-    return usual_scores(population_rows("rn"), done.findings) if same and done.findings else []
+    names = [n for n in done.findings if not parameters.get(n)]
+    return usual_scores(population_rows("rn"), names) if same and names else []
 
 
 def _taken(typed: dict) -> dict:

@@ -188,9 +188,10 @@ def _typed_pairs(
     for text in [t for v in values or [] for t in re.split(r",(?=\s*\w+=)", v)]:
         name, found, value = (part.strip() for part in text.partition("="))
         if not found or not value:
-            raise ParnbError(f"{option} {text} has no value: write it as {option} NAME=VALUE")
+            gap = "" if option.endswith(":") else " "
+            raise ParnbError(f"{option}{gap}{text} has no value: write it as {option}{gap}NAME=VALUE")
         if name in out:
-            raise ParnbError(f"{option} has two values for {name}, {out[name]} and {value}: keep one of them")
+            raise ParnbError(f"{option.rstrip(':')} has two values for {name}, {out[name]} and {value}: keep one")
         out[name] = value
     return out
 
@@ -250,7 +251,11 @@ def read_method(
 ) -> tuple[str, dict[str, Any]]:  # its name, and the parameters that were typed
     "A method with parameters. Raises `ParnbError` for an unknown one, and what `read_strength` raises. Source: ours."
     name, colon, rest = value.partition(":")
-    return name, _parameters(kind, name, [rest] if colon else None, option)
+    if colon and not rest:
+        raise ParnbError(
+            f"{option} {value} names no parameter: write {option} {name}:NAME=VALUE, or leave out the colon"
+        )
+    return name, _parameters(kind, name, [rest] if colon else None, f"{option} {name}:" if colon else option)
 
 
 def _parameters(kind: str, name: str, values: list[str] | None, option: str) -> dict[str, Any]:
@@ -266,7 +271,7 @@ def _parameters(kind: str, name: str, values: list[str] | None, option: str) -> 
         made = method.make(**given)
     except ParnbError as e:
         listed = "; ".join(f"{k}, {_accepts(f)}" for k, f in known.items()) or "none"
-        raise ParnbError(f"{option}: {e}. {method.label} takes {listed}") from None
+        raise ParnbError(f"{option.rstrip(':')}: {e}. {method.label} takes {listed}") from None
     return {k: getattr(made, k) for k in given}
 
 # %% ../../nbs/api/cli/options.ipynb #44cb60d9

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ..registry import PALETTE, attacks, label
-from .style import write_not_run, write_note
+from .style import WIDE, write_not_run, write_note
+from ..study.artifacts import MIN_ASR
 from ..study.calibrations import ASSURED, false_assurance
 from ..study.canaries import GONE
 from ..study.protocol import ASR
@@ -37,11 +38,22 @@ def calibration_note(
     return text + f"{s['models']} models). All models start from one pretraining."
 
 
-_COLOURS = (*PALETTE, "#0173b2", "#de8f05")  # more attacks than PALETTE has colours stand in one panel here
+_COLOURS = (*PALETTE, "#b2df8a", "#999933")  # there are more attacks than PALETTE has colours, and all in one panel
 
 
 def _root(x: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(x, 0))
+
+
+def _keys(colours: dict[str, str]) -> list[Line2D]:
+    "The entries of the legend: attacks, then what size and filling mean."
+    looks = {
+        f"canaries gone (at most {100 * GONE:g} points above the rate without trigger)": dict(mfc="k", ms=4),
+        "canaries left": dict(mfc="white", ms=4),
+        "the strength that was chosen": dict(mfc="0.6", ms=7),
+    }
+    entries = {label(a): dict(mfc=c, mec=c, ms=4) for a, c in colours.items()} | looks
+    return [Line2D([], [], ls="", marker="o", **dict(color="k") | look, label=name) for name, look in entries.items()]
 
 
 def fig_calibration(
@@ -50,41 +62,30 @@ def fig_calibration(
 ) -> Axes:
     """The true ASR against the highest rate of a canary, at each strength that was tried; lines join those of a model.
 
-    Both axes are square roots, so that small rates can be told apart. Source: ours."""
+    Models whose true ASR was below 50 % before the cleaning are left out. Both axes are square roots, so that small
+    rates can be told apart. Source: ours."""
     if ax is None:
-        _, ax = plt.subplots(figsize=(5, 3.9), layout="constrained")
+        _, ax = plt.subplots(figsize=WIDE, layout="constrained")
     done = rows[rows.done]
-    colours = {a: _COLOURS[k % len(_COLOURS)] for k, a in enumerate(attacks())}
+    done = done[done.asr_before >= MIN_ASR] if len(done) else done
+    known = {*done.get("attack", ())}
+    colours = {a: _COLOURS[k % len(_COLOURS)] for k, a in enumerate(attacks()) if a in known}
+    ax.axhline(100 * ASSURED, color="0.5", lw=0.7, ls="--", zorder=0)
+    ax.plot([0, 100], [0, 100], color="0.8", lw=0.7, zorder=0)
     for (attack, _), g in done.groupby(["attack", "seed"], sort=False):
         g, colour = g.sort_values("lr"), colours[attack]
         ax.plot(100 * g.canary, 100 * g[ASR], color=colour, lw=0.6, alpha=0.5, zorder=1)
         for r in g.itertuples():
-            at = 100 * r.canary, 100 * getattr(r, ASR)
-            face = colour if r.gone else "white"
-            ax.plot(*at, marker="o", ms=7 if r.chosen else 4, mfc=face, mec=colour, mew=0.9, ls="", zorder=2)
-    ax.set_xscale("function", functions=(_root, np.square))
-    ax.set_yscale("function", functions=(_root, np.square))
+            look = dict(ms=7 if r.chosen else 4, mfc=colour if r.gone else "white", mec=colour, mew=0.9)
+            ax.plot(100 * r.canary, 100 * getattr(r, ASR), marker="o", ls="", zorder=2, **look)
+    for scale in (ax.set_xscale, ax.set_yscale):
+        scale("function", functions=(_root, np.square))
     ticks = [0, 1, 5, 10, 25, 50, 100]
     ax.set(xticks=ticks, yticks=ticks, xlim=(0, 100), ylim=(0, 100))
     ax.set(xlabel="highest rate of a canary after cleaning the copy, %", ylabel="true ASR after the same cleaning, %")
-    ax.axhline(100 * ASSURED, color="0.5", lw=0.7, ls="--", zorder=0)
     if not len(done):
         write_not_run(ax)
-    keys = [
-        Line2D([], [], ls="", marker="o", ms=4, color=colours[a], label=label(a))
-        for a in attacks()
-        if a in {*done.get("attack", ())}
-    ]
-    looks = {
-        f"canaries gone (at most {100 * GONE:g} points above the rate without trigger)": dict(mfc="k", ms=4),
-        "canaries left": dict(mfc="white", ms=4),
-        "the strength that was chosen": dict(mfc="0.6", ms=7),
-    }
-    keys += [Line2D([], [], ls="", marker="o", color="k", label=name, **look) for name, look in looks.items()]
-    ax.figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False, fontsize=6)
-    write_note(
-        ax.figure,
-        calibration_note(rows),
-        "Above the dashed line, the true backdoor is not gone: a filled large point there is a false assurance.",
-    )
+    ax.figure.legend(handles=_keys(colours), loc="outside upper center", ncols=2, frameon=False, fontsize=6)
+    notes = calibration_note(rows), "A filled large point above the dashed line is a false assurance."
+    write_note(ax.figure, *notes)
     return ax

@@ -19,7 +19,7 @@ from .style import colour_of, is_local, words, write_not_run, write_note
 from ..detectors.search import spread
 from ..models.clip import pixels
 from ..study.detection import counted, excluded, groups_of, measures, misses, scores_of, summary, threshold
-from ..study.population import load_population, member_run, picture_of, population_hash
+from ..study.population import load_population, member_run, picture_of, population_hash, suspects_of
 from ..study.runs import regimes
 from ..study.scale_data import data_of
 
@@ -172,14 +172,17 @@ def fig_found_triggers(
 ) -> Figure:
     """The trigger that was found towards the strongest suspect, beside the attacker's.
 
-    The first computed model of each attack and regime, in the order of the list. Source: ours."""
-    here = rows[rows.done & (rows.encoder == encoder) & (rows.detector == detector) & (rows.role == "poisoned")]
+    The first computed model of each attack and regime that counts as backdoored, in the order of the list.
+    Source: ours."""
+    c = counted(rows)
+    here = c[(c.backdoored == 1) & (c.encoder == encoder) & (c.detector == detector) & (c.role == "poisoned")]
     here = [r for r in here.drop_duplicates(["attack", "regime"]).to_dict("records") if picture_of(r["key"])]
     fig, axes = plt.subplots(
         max(1, len(here)), 2, figsize=(6.75, 0.3 + 1.05 * max(1, len(here))), squeeze=False, layout="constrained"
     )
     for (left, right), r in zip(axes, here):
-        caption, found = picture_of(r["key"])
+        (caption, found), s = picture_of(r["key"]), suspects_of(r["key"]).iloc[0].to_dict()
+        caption += f", success {s['success']:.0%}" if "success" in s else ""
         named = f"{label(r['attack'])}, {r['regime']}, towards {r['target']}"
         for ax, picture, title in ((left, found, f"found: {caption}"), (right, _true_trigger(r), named)):
             ax.imshow(picture, interpolation="nearest")

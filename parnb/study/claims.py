@@ -17,7 +17,7 @@ from ..core import content_key, pick
 from ..evaluation.statistics import paired_interval
 from ..scales import load_preset
 from .artifacts import MIN_ASR
-from .protocol import ASR, CA, all_rows, differences, load_protocol, outcomes, primary
+from .protocol import ASR, CA, all_rows, differences, load_later, load_protocol, outcomes, primary
 from .rates import in_order, in_words, rate_of, symbol
 
 # %% ../../nbs/api/study/claims.ipynb #676028c8
@@ -210,7 +210,7 @@ def dominates(
 # %% ../../nbs/api/study/claims.ipynb #3f8beb30
 def by_primary(
     table: pd.DataFrame,  # of `parnb.study.protocol.outcomes`
-    row: str,  # a row of the protocol
+    row: str,  # a row of the protocol, or one that was added later
     than: str,  # the row that it is compared with
 ) -> list[Case]:  # one: the comparison
     """Whether a primary comparison of the protocol finds a lower ASR.
@@ -231,7 +231,7 @@ def _known(row: str) -> str:
 
 def leaves(
     table: pd.DataFrame,  # of `parnb.study.protocol.outcomes`
-    row: str,  # a row of the protocol
+    row: str,  # a row of the protocol, or one that was added later
     most: float,  # upper bound of the mean ASR, in [0, 1]
     budget: float,  # points of clean accuracy
 ) -> list[Case]:  # one per attack
@@ -255,7 +255,7 @@ def leaves(
 # %% ../../nbs/api/study/claims.ipynb #10033c20
 def below(
     table: pd.DataFrame,  # of `parnb.study.protocol.outcomes`
-    row: str,  # a row of the protocol
+    row: str,  # a row of the protocol, or one that was added later
     than: str,  # the row that it is compared with
     budget: float,  # points of clean accuracy
 ) -> list[Case]:  # one per attack
@@ -319,10 +319,13 @@ def judge(
 def frozen_keys(
     claim: Mapping,  # an entry of claims.json
     protocol: str,  # of `parnb.study.protocol.protocol_hash`
-) -> dict:  # protocol: the hash, or None for a rule on development data; rule: 12 hexadecimal digits
-    "What a claim's entry `frozen` holds besides the date. Source: ours."
+    later: str = "",  # of `parnb.study.protocol.later_hash`
+) -> dict:  # protocol: the hash, or None for a rule on development data; later: hash; rule: 12 hexadecimal digits
+    "What a claim's entry `frozen` holds besides the date; `later` only if it judges a later row. Source: ours."
     rule = content_key({k: claim.get(k) for k in ("judge", "with", "where", "plans")})
-    return dict(protocol=protocol if PLAN in claim.get("plans", ()) else None, rule=rule)
+    added = {r["name"] for r in load_later()["rows"]} & {*map(str, claim.get("with", {}).values())}
+    found = dict(protocol=protocol if PLAN in claim.get("plans", ()) else None)
+    return found | (dict(later=later) if added else {}) | dict(rule=rule)
 
 # %% ../../nbs/api/study/claims.ipynb #57514f07
 def _source(claim: Mapping, collected: Mapping[str, pd.DataFrame]) -> str:
@@ -330,9 +333,9 @@ def _source(claim: Mapping, collected: Mapping[str, pd.DataFrame]) -> str:
     p, plans = load_protocol(), claim.get("plans", ())
     if PLAN in plans:
         draft = "" if p["frozen"] else ", a draft"
-        return (
-            f"protocol {claim['frozen']['protocol']}{draft} (seeds {min(p['seeds'])}–{max(p['seeds'])}, {p['split']})"
-        )
+        later = f", a row that was added later ({claim['frozen']['later']})" if "later" in claim["frozen"] else ""
+        about = f"(seeds {min(p['seeds'])}–{max(p['seeds'])}, {p['split']})"
+        return f"protocol {claim['frozen']['protocol']}{draft}{later} {about}"
     seeds = sorted({int(s) for name in plans if name in collected for s in collected[name].seed})
     words = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}, " if seeds else ""
     return f"development data ({words}{p['development']['splits'][0]})" if plans else ""

@@ -239,11 +239,11 @@ def _beside(name: str) -> Path | None:
 
 
 def _keep(key: str, finding: Finding, poisoned: bool):
-    "Record the suspects of a finding, and, of a poisoned model, the picture of the strongest."
+    "Record the suspects of a finding, numbers to 4 digits, and, of a poisoned model, the picture of the strongest."
     place = LOCAL / "suspects"
     write_file(place / f"{key}.csv", finding.suspects.to_csv(index=False, float_format="%.4g"))
-    for caption, picture in [*finding.pictures.items()][:poisoned]:
-        about, out = PngInfo(), io.BytesIO()
+    if poisoned and finding.pictures:
+        (caption, picture), about, out = next(iter(finding.pictures.items())), PngInfo(), io.BytesIO()
         about.add_text("Description", caption)
         Image.fromarray(picture).save(out, "png", pnginfo=about, optimize=True)
         write_file(place / f"{key}.png", out.getvalue())

@@ -115,7 +115,8 @@ def rebound_evidence(
     protocol = load_protocol()
     p, rows = protocol["rebound"], evidence(protocol["rebound"]["encoder"])
     d = decisions(rows)
-    d = d[(d.budget == p["budget"]) & (d.status == "chosen")]
+    declared = {r["name"] for r in protocol["rows"]}  # a rebound of later rows is not declared
+    d = d[(d.budget == p["budget"]) & (d.status == "chosen") & d.row.isin(declared)]
     wanted = set(zip(d.attack, d.row, d.setting))
     kept = [k in wanted for k in zip(rows.attack, rows.row, rows.setting)]
     chosen = rows[np.array(kept, bool) & rows.seed.isin(p["seeds"]).to_numpy()]

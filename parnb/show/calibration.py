@@ -65,7 +65,7 @@ def fig_calibration(
     Models whose true ASR was below 50 % before the cleaning are left out. Both axes are square roots, so that small
     rates can be told apart. Source: ours."""
     if ax is None:
-        _, ax = plt.subplots(figsize=WIDE, layout="constrained")
+        _, ax = plt.subplots(figsize=(WIDE[0], 4.2), layout="constrained")
     done = rows[rows.done]
     done = done[done.asr_before >= MIN_ASR] if len(done) else done
     known = {*done.get("attack", ())}

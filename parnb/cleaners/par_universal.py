@@ -64,7 +64,8 @@ class PARUniversalObjective(PARAlignedObjective):
         for f in self.kinds:
             for w in self.learning[f.name]:
                 at = next(groups)
-                at = at[(at >= part.start) & (at < part.stop)] - part.start  # those of this process
+                if total > len(x):  # keep those of this process
+                    at = at[(at >= part.start) & (at < part.stop)] - part.start
                 if len(at):
                     out = out.index_put((at.to(device),), f.put(w[None], x[at.to(device)], places[at])[0])
         return out

@@ -27,11 +27,11 @@ def nearest_map(
     Directions that `cross` leaves undetermined are mapped as near to the identity as an orthogonal matrix can. Source:
     Schönemann 1966, the orthogonal Procrustes problem; the choice in undetermined directions is ours."""
     cross = cross.detach().double()
-    if not cross.isfinite().all():
-        return torch.full_like(cross, torch.nan)
     unit = torch.eye(len(cross), dtype=cross.dtype, device=cross.device)
+    finite = cross.isfinite().all()  # not a branch, which would wait for a GPU
+    cross = torch.where(finite, cross, unit)
     u, _, vh = torch.linalg.svd(cross / cross.norm().clamp_min(1e-300) + _TOWARDS_IDENTITY * unit)
-    return u @ vh
+    return torch.where(finite, u @ vh, torch.nan)
 
 
 def common_map(

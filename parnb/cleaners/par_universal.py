@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..attacks.families import families
-from .par_aligned import PARAligned, PARAlignedObjective
+from .par_aligned import ALIGNED_RECIPES, PARAligned, PARAlignedObjective
 from ..models.clip import image_size
 from ..registry import register_cleaner
 from ..training.objective import whole_batch
@@ -84,13 +84,6 @@ class PARUniversalObjective(PARAlignedObjective):
         self.learning = {}
 
 # %% ../../nbs/api/cleaners/par_universal.ipynb #e1a0000e
-_TINY = dict(epochs=2, batch_size=128, lr=2e-3, schedule="cosine")  # that of PAR aligned
-# the paper's rate, batch and epochs with a cosine schedule; not measured
-_PAPER = dict(
-    epochs=10, batch_size=2048, lr=3e-5, schedule="cosine", weight_decay=1e-4, beta2=0.98, batch_norm="running"
-)
-
-
 @register_cleaner(
     "par_universal",
     label="PAR universal",
@@ -99,14 +92,7 @@ _PAPER = dict(
     colour="#a63603",
     marker="v",
     hatch="ooo",
-    recipes={
-        "tiny": dict(recipe=_TINY, parameters=dict(tau=0.6), grid=dict(lr=(1e-3, 2e-3, 3e-3, 4e-3))),
-        "tiny/vit": dict(
-            recipe=_TINY | dict(epochs=3, lr=1e-3), parameters=dict(tau=0.6), grid=dict(lr=(5e-4, 1e-3, 2e-3, 3e-3))
-        ),
-        "paper": dict(recipe=_PAPER, parameters=dict(tau=0.6)),
-        "small": dict(recipe=_PAPER | dict(batch_size=256), parameters=dict(tau=0.6)),
-    },
+    recipes=ALIGNED_RECIPES,
 )
 class PARUniversal(PARAligned):
     """PAR aligned, on images of which some carry adversarial triggers that are optimised during the training.

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from ..registry import attacks, label
 from .style import colour_of, is_local, words, write_not_run, write_note
-from ..detectors.search import spread
+from ..detectors.search import side_by_side, spread
 from ..models.clip import pixels
 from ..study.detection import counted, excluded, groups_of, measures, misses, scores_of, summary, threshold
 from ..study.population import load_population, member_run, picture_of, population_hash, suspects_of
@@ -161,8 +161,7 @@ def _true_trigger(member: dict) -> np.ndarray:
     data, size = data_of(p["scale"]), picture_of(member["key"])[1].shape[0]
     x = pixels(spread(np.asarray(data.labelled(p["audit"]["images"], size, "dev").images)))
     poisoning = member_run(member, scale=p["scale"]).attack.poisoning
-    y = poisoning.trigger()(x, torch.arange(len(x))).permute(0, 2, 3, 1).numpy()
-    return (np.concatenate([*y], axis=1) * 255).round().astype(np.uint8)
+    return side_by_side(poisoning.trigger()(x, torch.arange(len(x))))
 
 
 def fig_found_triggers(

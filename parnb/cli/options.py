@@ -182,16 +182,16 @@ def _is_wanted(
 def _typed_pairs(
     values: list[str] | None,  # each NAME=VALUE, or several of them separated by commas
     option: str,
+    of: str = "",  # what stands between the option and the first name: "inversion:"
 ) -> dict[str, str]:
     "NAME=VALUE options as texts. Raises `ParnbError` for another form, and for a name that is typed twice."
     out = {}
     for text in [t for v in values or [] for t in re.split(r",(?=\s*\w+=)", v)]:
         name, found, value = (part.strip() for part in text.partition("="))
         if not found or not value:
-            gap = "" if option.endswith(":") else " "
-            raise ParnbError(f"{option}{gap}{text} has no value: write it as {option}{gap}NAME=VALUE")
+            raise ParnbError(f"{option} {of}{text} has no value: write it as {option} {of}NAME=VALUE")
         if name in out:
-            raise ParnbError(f"{option.rstrip(':')} has two values for {name}, {out[name]} and {value}: keep one")
+            raise ParnbError(f"{option} has two values for {name}, {out[name]} and {value}: keep one of them")
         out[name] = value
     return out
 
@@ -255,14 +255,14 @@ def read_method(
         raise ParnbError(
             f"{option} {value} names no parameter: write {option} {name}:NAME=VALUE, or leave out the colon"
         )
-    return name, _parameters(kind, name, [rest] if colon else None, f"{option} {name}:" if colon else option)
+    return name, _parameters(kind, name, [rest] if colon else None, option, of=f"{name}:")
 
 
-def _parameters(kind: str, name: str, values: list[str] | None, option: str) -> dict[str, Any]:
+def _parameters(kind: str, name: str, values: list[str] | None, option: str, of: str = "") -> dict[str, Any]:
     "Parameters of a method, checked."
     from parnb.registry import find
 
-    given, method = _typed_pairs(values, option), find(kind, name)
+    given, method = _typed_pairs(values, option, of), find(kind, name)
     known = method.cls.model_fields
     try:
         wrong = next((k for k in given if k not in known), None)
@@ -271,7 +271,7 @@ def _parameters(kind: str, name: str, values: list[str] | None, option: str) -> 
         made = method.make(**given)
     except ParnbError as e:
         listed = "; ".join(f"{k}, {_accepts(f)}" for k, f in known.items()) or "none"
-        raise ParnbError(f"{option.rstrip(':')}: {e}. {method.label} takes {listed}") from None
+        raise ParnbError(f"{option}: {e}. {method.label} takes {listed}") from None
     return {k: getattr(made, k) for k in given}
 
 # %% ../../nbs/api/cli/options.ipynb #44cb60d9

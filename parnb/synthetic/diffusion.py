@@ -101,6 +101,9 @@ class DenoisingObjective(nn.Module):
     def configure(self, compute):
         "Nothing to set: no option of `Compute` applies to the U-Net."
 
+    def after_backward(self):
+        "Nothing to do, as in `Objective`."
+
     def prepare(self, captions: Sequence[str], tokenizer: Callable, seed: int):
         "Tokenise the captions once."
         self.tokens, self.empty = tokenizer(captions), tokenizer([""])

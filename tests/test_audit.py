@@ -1,12 +1,16 @@
 "`parnb audit` on your own models and images."
 
 import json
+from dataclasses import replace
 
 import pytest
 from processes import parnb
 from small_scale import make_classes, make_data
 
 from parnb.core import PRETRAINED
+from parnb.detectors import search
+from parnb.study.audit import audit, defender_of
+from parnb.training.saving import Saver
 
 SUSPECT = PRETRAINED / "poisoned-05dddcfe09f1"
 CLASSES = 6
@@ -48,6 +52,38 @@ def test_findings_are_kept_and_nothing_half_written(audited, images):
     assert again.returncode == 0 and {p.name for p in audited[1].rglob("audited-*")} == kept
     assert "no all-clear" in again.stdout and "score" in again.stdout
     assert not [*audited[1].rglob(".partial*"), *audited[1].rglob("*.lock")]
+
+
+def test_an_interrupted_search_goes_on(monkeypatch, tmp_path):
+    "It was interrupted in its second part; the first one is not computed again, and the finding is the same."
+    auditor = defender_of("tiny", SUSPECT, count=32)
+    auditor = replace(auditor, names=auditor.names[:8])
+    options = dict(
+        only=["inversion"], parameters=dict(inversion=dict(patch=0, shift=0, suspects=4, quick=5, thorough=5))
+    )
+    embed, calls = search._embed, []
+
+    def counted(*inputs):
+        calls.append(1)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return embed(*inputs)
+
+    monkeypatch.setattr(search, "_embed", counted)
+    monkeypatch.setattr(Saver, "due", lambda self: self.partial is not None)
+    found, counts = [], []
+    for folder, stops in (("whole", (0,)), ("interrupted", (10, 0))):
+        monkeypatch.setattr("parnb.study.artifacts.ARTIFACTS", tmp_path / folder)
+        for stop in stops:
+            calls.clear()
+            try:
+                found.append(audit(auditor, "suspect", **options).findings["inversion"])
+            except KeyboardInterrupt:
+                assert [*(tmp_path / folder).glob(".partial*/*.pt")]
+        counts.append(len(calls))
+        assert len([*(tmp_path / folder).iterdir()]) == 1, "only the finding is left"
+    assert found[0].suspects.equals(found[1].suspects) and found[0].score == found[1].score
+    assert counts[0] - counts[1] == 7, counts  # five steps of the first part, and two of the second
 
 
 def test_a_model_compared_with_itself_shows_nothing(images, tmp_path):

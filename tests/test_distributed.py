@@ -34,12 +34,12 @@ from parnb.data.scenes import scenes
 from parnb.models.clip import load_clip, save_clip
 from parnb.registry import cleaners
 from parnb.study.artifacts import artifact
-from parnb.training import loop
+from parnb.training import saving
 from parnb.training.recipe import Compute, Recipe
 
 augmented, architectures = json.loads(sys.argv[1])
 rank, world = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1)))
-loop._WAIT = 0  # save as often as possible
+saving._WAIT = 0  # save as often as possible
 known = {name: method.cls for name, method in cleaners().items()}
 
 

@@ -8,6 +8,7 @@ __all__ = ['Defender', 'Finding', 'Detector']
 # %% ../../nbs/api/detectors/base.ipynb #af87b47a
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -30,9 +31,9 @@ class Defender:
     pairs: Pairs | None = None  # image-text pairs
     names: Sequence[str] | None = None  # class names
     prompts: Sequence[str | Callable[[str], str]] = PROMPTS  # templates of class names, as of `zero_shot_head`
-    reference: "Defender | None" = (
-        None  # a model that is held to be clean, with its tokenizer and images as it reads them
-    )
+    # a model that is held to be clean, with its tokenizer and images as it reads them
+    reference: "Defender | None" = None
+    scratch: Path | None = None  # a folder for the states of unfinished searches; the same call goes on from them
 
     def require(
         self,

@@ -106,7 +106,7 @@ class Concentration(Detector):
         x, aim = pixels(images, device), alike(centre)
         gen = torch.Generator().manual_seed(self.seed)
         start = 0.5 * torch.randn(self.restarts, *family.shape(x.shape[-1]), generator=gen)
-        settings = dict(start=start, steps=self.steps, batch=16, seed=self.seed)
+        settings = dict(start=start, steps=self.steps, batch=16, seed=self.seed, scratch=self.kept[0].scratch)
         found = search_triggers(model, x[::2], family, aim, torch.arange(self.restarts), **settings)
         strength = strength_of(found, model, x[1::2], aim).mean(1)
         return found, int(strength.argmax()), float(strength.max())

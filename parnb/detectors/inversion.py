@@ -108,7 +108,8 @@ class TriggerInversion(Detector):
         head = zero_shot_head(model, defender.tokenizer, defender.names, defender.prompts).to(device)
         images, aim, classes = pixels(defender.images, device), towards_classes(head), torch.arange(len(head))
         seen, unseen = images[::2], images[1::2]
-        first = [search_triggers(model, seen, f, aim, classes, steps=self.quick, seed=self.seed) for f in kinds]
+        settings = dict(steps=self.quick, seed=self.seed, scratch=self.kept[0].scratch)
+        first = [search_triggers(model, seen, f, aim, classes, **settings) for f in kinds]
         columns = [untouched(model, seen, aim, classes).mean(1), *(f.strength for f in first)]
         return _Look(aim, seen, unseen, first, torch.stack([standardised(c) for c in columns], 1))
 
@@ -117,6 +118,7 @@ class TriggerInversion(Detector):
         without, best, works = untouched(model, look.unseen, look.aim, worst) > 0, [], {}
         for f in look.first:
             settings = dict(start=f.weights[worst], steps=self.thorough, batch=16, seed=self.seed + 1)
+            settings |= dict(scratch=self.kept[0].scratch)
             best.append(found := search_triggers(model, look.seen, f.family, look.aim, worst, **settings))
             hits = strength_of(found, model, look.unseen, look.aim) > 0
             works[f.family.name] = [success(h, w) for h, w in zip(hits, without)]

@@ -7,8 +7,10 @@ __all__ = ['Aim', 'towards_classes', 'Found', 'search_triggers', 'success', 'tri
            'untouched', 'strength_of', 'retest_triggers']
 
 # %% ../../nbs/api/detectors/search.ipynb #4332ebaa
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks.families import Family
-from ..core import ParnbError, pick
+from ..core import ParnbError, content_key, pick
 from .base import Defender, Finding
 from ..evaluation.embedding import zero_shot_head
 from ..evaluation.statistics import rate_with_interval
-from ..models.clip import normalise, pixels
+from ..models.clip import model_key, normalise, pixels
 from ..progress import progress
+from ..training.saving import Saver
 
 # %% ../../nbs/api/detectors/search.ipynb #6291f3c2
 # unit embeddings of triggered images [T, B, D], candidates int64 [T] -> loss [T, B] and strength [T, B]
@@ -64,6 +67,16 @@ def _embed(model: nn.Module, x: Tensor) -> Tensor:
     return F.normalize(e, dim=-1).view(*x.shape[:2], -1)
 
 
+def _saver(scratch: Path | None, seconds: float, model, kind: str, tensors: tuple[Tensor, ...], *settings) -> Saver:
+    "For the state of a search, which has a file of its own in the folder `scratch`."
+    if scratch is None:
+        return Saver(None, "", 0)
+    about = [hashlib.sha256(t.detach().cpu().numpy().tobytes()).hexdigest() for t in tensors]
+    key = content_key([model_key(model), kind, *about, *settings])
+    size = 3 * tensors[0].nbytes  # weights, and Adam's moments
+    return Saver(scratch / f"{key}.pt", f"the search ({kind})", size, seconds)
+
+
 def search_triggers(
     model: nn.Module,  # an open_clip model in eval mode; it gets no gradients
     images: Tensor,  # float [N, 3, H, W] in [0, 1], on the model's device
@@ -76,6 +89,8 @@ def search_triggers(
     lr: float = 0.15,  # of Adam
     seed: int = 0,  # of images, places and first weights
     chunk: int | None = None,  # images at once; by default as many pixels as 256 images of 64 px have, on a GPU 8 times
+    scratch: Path | None = None,  # a folder for the state of an unfinished search; the same call goes on from it
+    save_seconds: float = 20,  # minimum time between two saves
 ) -> Found:
     "Search for a trigger for each candidate, all at once. Source: ours."
     gen, device = torch.Generator().manual_seed(seed), images.device
@@ -86,8 +101,16 @@ def search_triggers(
         start = first.repeat(len(candidates), *[1] * (first.ndim - 1))
     weights, targets = start.to(device).clone().requires_grad_(), candidates.to(device)
     optimiser, late = torch.optim.Adam([weights], lr=lr), []
+    tensors = (weights, candidates, images)
+    saver = _saver(scratch, save_seconds, model, family.name, tensors, steps, batch, lr, seed)
+    if state := saver.restore():
+        weights.data.copy_(state["weights"])
+        optimiser.load_state_dict(state["optimiser"])
+        gen.set_state(state["gen"])
+        late = state["late"]
     with progress(f"searching: {family.name}", steps, "steps") as bar:
-        for _ in range(steps):
+        bar.step(len(late))
+        for _ in range(len(late), steps):
             x, parts = images[torch.randint(len(images), (batch,), generator=gen).to(device)], []
             weights.grad = torch.zeros_like(weights)
             state = gen.get_state()
@@ -99,6 +122,9 @@ def search_triggers(
                 parts.append(strength.detach().mean(1))
             optimiser.step()
             late.append(torch.cat(parts).cpu())
+            if saver.due():
+                state = dict(weights=weights.detach(), optimiser=optimiser.state_dict(), gen=gen.get_state(), late=late)
+                saver.save(state)
             bar.step()
     return Found(family, candidates, torch.stack(late[-max(1, steps // 3) :]).mean(0), weights.detach().cpu())
 

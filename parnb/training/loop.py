@@ -6,17 +6,13 @@
 __all__ = ['fit']
 
 # %% ../../nbs/api/training/loop.ipynb #021fc5df
-import io
 import math
 import os
-import pickle
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import numpy as np
 import pandas as pd
@@ -24,11 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..core import ParnbError, write_file
+from ..core import ParnbError
 from ..data.pairs import Pairs
 from ..progress import progress
 from .objective import Objective
 from .recipe import Compute, Recipe, lr_at
+from .saving import Saver
 
 # %% ../../nbs/api/training/loop.ipynb #b6b95e7d
 class _Order:
@@ -93,76 +90,26 @@ class _Log:
         return f"loss {self.rows[-1]['loss']:.3f}" if self.rows else ""
 
 # %% ../../nbs/api/training/loop.ipynb #8aa81f27
-_WAIT = 20  # a training lasts this many times as long as its saves together, so they take less than 5 % of the time
+def _state(objective: nn.Module, opt, rows: list, scaler=None) -> dict:
+    "The state of a training."
+    return dict(model=objective.state_dict(), opt=opt.state_dict(), rows=rows, scaler=scaler and scaler.state_dict())
 
 
-def _save_state(partial: Path, objective: nn.Module, opt, rows: list, scaler=None):
-    "Write the state of a training, completely or not at all."
-    state = dict(model=objective.state_dict(), opt=opt.state_dict(), rows=rows, scaler=scaler and scaler.state_dict())
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_file(partial, buffer.getbuffer())
+def _size(objective: nn.Module) -> int:
+    "Bytes of a state: weights and the optimiser's two moments."
+    moments = 2 * sum(p.nbytes for p in objective.parameters() if p.requires_grad)
+    return moments + sum(t.nbytes for t in objective.state_dict().values())
 
 
-def _restore_state(partial: Path | None, objective: nn.Module, opt, scaler=None) -> tuple[list, int]:
-    "Load the state of a training, if there is one; the log so far and the next step. Removes what a killed save left."
-    for left in partial.parent.glob(f".tmp-{partial.name}-*") if partial else ():
-        left.unlink(missing_ok=True)
-    if partial is None or not partial.exists():
-        return [], 0
-    try:
-        state = torch.load(partial, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError):  # damaged: start again
-        partial.unlink()
+def _go_on(state: dict | None, objective: nn.Module, opt, scaler=None) -> tuple[list, int]:
+    "Load the state of a training, if there is one; the log so far and the next step."
+    if state is None:
         return [], 0
     objective.load_state_dict(state["model"])
     opt.load_state_dict(state["opt"])
     if scaler and state.get("scaler"):
         scaler.load_state_dict(state["scaler"])
     return state["rows"], state["rows"][-1]["step"] + 1
-
-
-class _Saver:
-    "Decides when to save the state of a training, and saves it."
-
-    def __init__(self, partial: Path | None, seconds: float, name: str):
-        self.partial, self.seconds, self.name = partial, seconds, name
-        self.start = self.last = time.monotonic()
-        self.spent, self.cost = 0.0, None  # s: what saving took so far, and what the next save will take
-
-    def _expect(self, objective: nn.Module):
-        "Time a part of a state: weights and the optimiser's two moments. A save may take twice as long as this tells."
-        trained = [p for p in objective.parameters() if p.requires_grad]
-        size = sum(t.nbytes for t in objective.state_dict().values()) + 2 * sum(p.nbytes for p in trained)
-        part, start = min(size, 2**22), time.monotonic()
-        try:
-            self.partial.parent.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile(dir=self.partial.parent, prefix=f".tmp-{self.partial.name}-") as f:
-                torch.save(torch.zeros(part, dtype=torch.uint8, device=trained[0].device), f)
-                f.flush()
-                os.fsync(f.fileno())
-        except OSError:
-            pass  # `save` explains it
-        self.spent = time.monotonic() - start
-        self.cost = 2 * self.spent * size / part
-
-    def due(self, objective: nn.Module) -> bool:
-        if self.partial is None or time.monotonic() - self.last <= self.seconds:
-            return False
-        if self.cost is None:
-            self._expect(objective)
-        return time.monotonic() - self.start > _WAIT * (self.spent + self.cost)
-
-    def save(self, *state):
-        start = time.monotonic()
-        try:
-            _save_state(self.partial, *state)
-        except ParnbError as e:  # the training goes on; only the possibility to resume it is lost
-            print(f"WARNING: {self.name} continues, but can no longer be resumed: {e}", file=sys.stderr)
-            self.partial = None
-        self.last = time.monotonic()
-        self.cost = self.last - start
-        self.spent += self.cost
 
 # %% ../../nbs/api/training/loop.ipynb #ed50138d
 def _accelerator(precision: str):
@@ -243,8 +190,9 @@ def fit(
     objective.to(acc.device).to(memory_format=torch.channels_last)
     objective.prepare(pairs.captions, tokenizer, seed)
     opt = _optimiser(objective, recipe)
-    rows, start = _restore_state(partial, objective, opt, acc.scaler)
-    log, saver = _Log(rows, name, order.steps, recipe), _Saver(partial, save_seconds, name)
+    saver = Saver(partial, name, _size(objective), save_seconds)
+    rows, start = _go_on(saver.restore(), objective, opt, acc.scaler)
+    log = _Log(rows, name, order.steps, recipe)
     wrapped, opt = acc.prepare(objective, opt)
     with progress(name, order.steps * recipe.batch_size, "pairs") as bar:
         bar.step(start * recipe.batch_size)
@@ -261,8 +209,8 @@ def fit(
                 wrapped.eval()
                 log.rows[-1] |= monitor(objective.model)
                 wrapped.train()
-            if acc.is_main_process and not last and not log.pending and saver.due(objective):
-                saver.save(objective, opt, log.rows, acc.scaler)
+            if acc.is_main_process and not last and not log.pending and saver.due():
+                saver.save(_state(objective, opt, log.rows, acc.scaler))
             bar.step(recipe.batch_size, log.note)
     objective.eval()
     table = pd.DataFrame(log.rows)

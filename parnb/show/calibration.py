@@ -6,6 +6,8 @@
 __all__ = ['calibration_note', 'fig_calibration']
 
 # %% ../../nbs/api/show/calibration.ipynb #5c1a0003
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -39,21 +41,23 @@ def calibration_note(
 
 
 _COLOURS = (*PALETTE, "#b2df8a", "#999933")  # there are more attacks than PALETTE has colours, and all in one panel
+_MARKERS = "os^vDPX<>ph"  # so that colour is not all that tells attacks apart
 
 
 def _root(x: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(x, 0))
 
 
-def _keys(colours: dict[str, str]) -> list[Line2D]:
+def _keys(looks: dict[str, tuple[str, str]]) -> list[Line2D]:
     "The entries of the legend: attacks, then what size and filling mean."
-    looks = {
+    meanings = {
         f"canaries gone (at most {100 * GONE:g} points above the rate without trigger)": dict(mfc="k", ms=4),
         "canaries left": dict(mfc="white", ms=4),
         "the strength that was chosen": dict(mfc="0.6", ms=7),
     }
-    entries = {label(a): dict(mfc=c, mec=c, ms=4) for a, c in colours.items()} | looks
-    return [Line2D([], [], ls="", marker="o", **dict(color="k") | look, label=name) for name, look in entries.items()]
+    entries = {label(a): dict(mfc=c, mec=c, ms=4, marker=m) for a, (c, m) in looks.items()} | meanings
+    usual = dict(color="k", marker="o")
+    return [Line2D([], [], ls="", **usual | look, label=name) for name, look in entries.items()]
 
 
 def fig_calibration(
@@ -69,15 +73,16 @@ def fig_calibration(
     done = rows[rows.done]
     done = done[done.asr_before >= MIN_ASR] if len(done) else done
     known = {*done.get("attack", ())}
-    colours = {a: _COLOURS[k % len(_COLOURS)] for k, a in enumerate(attacks()) if a in known}
+    styles = zip(attacks(), cycle(_COLOURS), cycle(_MARKERS))
+    looks = {attack: (colour, marker) for attack, colour, marker in styles if attack in known}
     ax.axhline(100 * ASSURED, color="0.5", lw=0.7, ls="--", zorder=0)
     ax.plot([0, 100], [0, 100], color="0.8", lw=0.7, zorder=0)
     for (attack, _), g in done.groupby(["attack", "seed"], sort=False):
-        g, colour = g.sort_values("lr"), colours[attack]
+        g, (colour, marker) = g.sort_values("lr"), looks[attack]
         ax.plot(100 * g.canary, 100 * g[ASR], color=colour, lw=0.6, alpha=0.5, zorder=1)
         for r in g.itertuples():
             look = dict(ms=7 if r.chosen else 4, mfc=colour if r.gone else "white", mec=colour, mew=0.9)
-            ax.plot(100 * r.canary, 100 * getattr(r, ASR), marker="o", ls="", zorder=2, **look)
+            ax.plot(100 * r.canary, 100 * getattr(r, ASR), marker=marker, ls="", zorder=2, **look)
     for scale in (ax.set_xscale, ax.set_yscale):
         scale("function", functions=(_root, np.square))
     ticks = [0, 1, 5, 10, 25, 50, 100]
@@ -85,7 +90,7 @@ def fig_calibration(
     ax.set(xlabel="highest rate of a canary after cleaning the copy, %", ylabel="true ASR after the same cleaning, %")
     if not len(done):
         write_not_run(ax)
-    ax.figure.legend(handles=_keys(colours), loc="outside upper center", ncols=2, frameon=False, fontsize=6)
+    ax.figure.legend(handles=_keys(looks), loc="outside upper center", ncols=2, frameon=False, fontsize=6)
     notes = calibration_note(rows), "A filled large point above the dashed line is a false assurance."
     write_note(ax.figure, *notes)
     return ax

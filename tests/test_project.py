@@ -33,7 +33,7 @@ SCRIPTS = [p for folder in ("tests", "benchmarks", ".ci") for p in (ROOT / folde
 SCRIPTS += [ROOT / "setup.py", ROOT / "conftest.py"]
 
 # A module imports from rooms above its own; within a room from notebooks whose `- order: N` is lower.
-ROOMS = ["core", "progress", "scales", "registry", "models", "data", "evaluation", "synthetic", "training"]
+ROOMS = ["core", "progress", "scales", "registry", "models", "data", "evaluation", "training", "synthetic"]
 ROOMS += ["attacks", "cleaners", "detectors", "study", "show", "cli"]
 METHOD_ROOMS = {"attacks", "cleaners", "detectors"}
 

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..core import ParnbError
 from ..data.pairs import Pairs
 from ..progress import progress
-from .objective import Objective
+from .objective import Objective, Trainable
 from .recipe import Compute, Recipe, lr_at
 from .saving import Saver
 
@@ -153,7 +153,7 @@ def _attention(model: nn.Module, device: torch.device):
     return sdpa_kernel(SDPBackend.MATH) if short else nullcontext()
 
 
-def _warn(acc, objective: Objective, recipe: Recipe):
+def _warn(acc, objective: Trainable, recipe: Recipe):
     "Print, once for all processes, that their number changes the result of a ResNet."
     if acc.is_main_process and acc.num_processes > 1 and objective.batch_statistics:
         print(
@@ -165,7 +165,7 @@ def _warn(acc, objective: Objective, recipe: Recipe):
 
 
 def fit(
-    objective: Objective,  # trained in place
+    objective: Trainable,  # trained in place
     pairs: Pairs,  # N pairs
     tokenizer: Callable,  # texts -> int64 [N, L]
     recipe: Recipe,
@@ -225,9 +225,10 @@ def _step(acc, objective, wrapped, opt, pairs: Pairs, order: _Order, step: int, 
     batch = objective.batch(pairs, order.positions(step), order.epoch(step), order.generator(step), acc.device)
     if step + 1 < order.steps and hasattr(pairs.images, "ahead"):
         pairs.images.ahead(order.positions(step + 1))  # decode the next batch during this step
-    out = wrapped(**batch)
-    acc.backward(out["loss"])
-    objective.after_backward()
+    for _ in range(objective.passes):
+        out = wrapped(**batch)
+        acc.backward(out["loss"])
+        objective.after_backward()
     opt.step()
     opt.zero_grad(set_to_none=True)
     if order.recipe.train_logit_scale:

@@ -62,6 +62,7 @@ VALUES = {
     "--patch": "20",
     "--amplitude": "0.02",
     "--shift": "8",
+    "--rho": "0.7",
     "--synonyms": "wordnet",
     "--key": KEY,
     "--rebound": "301",

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 # %% ../nbs/api/progress.ipynb #5e86d0ad
+_EVERY = 60  # s between two lines in a file or a pipe; what takes less time shows none
 _REDIRECT: ContextVar = ContextVar("redirect", default=None)  # receives the progress of this thread instead of a bar
 
 
@@ -61,7 +62,9 @@ class Progress:
     ):
         self.name, self.total, self.unit = name, total, unit
         self.n, self.start, self.last, self.note = 0, time.monotonic(), 0.0, ""
-        self.bar = self.handle = self.opened = None
+        self.bar = self.handle = self.opened = self.written = (
+            None  # `written`: when the last line was, in a file or pipe
+        )
         self.show = _REDIRECT.get() if name else None
         if self.show:
             self.show(self)
@@ -69,7 +72,7 @@ class Progress:
             self._open()
 
     def _open(self):
-        "Open a bar in a terminal, and a line in a notebook."
+        "Open a bar in a terminal, a line in a notebook, and lines in a file or a pipe."
         stream, self.opened = _terminal()
         if stream:
             from tqdm import tqdm
@@ -80,6 +83,8 @@ class Progress:
             from IPython.display import display
 
             self.handle = display(_Line(self), display_id=True)
+        elif not stream and int(os.environ.get("RANK", 0)) == 0:
+            self.written = self.start
 
     def line(self) -> str:
         "One line: what is done, how much, how fast, and the time left."
@@ -102,10 +107,14 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(self.note, refresh=False)
             self.bar.update(n)
-        due = time.monotonic() - self.last > 0.5 or 0 < self.total <= self.n
+        now = time.monotonic()
+        due = now - self.last > 0.5 or 0 < self.total <= self.n
         if due and (self.show or self.handle is not None):
-            self.last = time.monotonic()
+            self.last = now
             self.show(self) if self.show else self.handle.update(_Line(self))
+        if self.written is not None and now - self.written > _EVERY:
+            self.written = now
+            print(self.line(), file=sys.stderr, flush=True)
 
     def close(self):
         "End the bar."

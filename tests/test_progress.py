@@ -76,7 +76,15 @@ def test_a_terminal_shows_a_bar():
     is_bar(in_terminal([sys.executable, "-c", COUNT])[0])
 
 
-def test_a_pipe_shows_nothing():
+def test_a_pipe_shows_a_line_a_minute():
+    "Here: a line in half a second."
+    p = piped([sys.executable, "-c", f"import parnb.progress\nparnb.progress._EVERY = 0.5\n{COUNT}"])
+    lines = p.stderr.splitlines()
+    assert p.returncode == 0 and not p.stdout and len(lines) >= 2
+    assert all(re.fullmatch(r"counting: \d+/30 steps, .* s \(.* steps/s(, .* left)?\)", line) for line in lines), lines
+
+
+def test_a_pipe_shows_nothing_of_short_work():
     p = piped([sys.executable, "-c", COUNT])
     assert (p.returncode, p.stdout, p.stderr) == (0, "", "")
 

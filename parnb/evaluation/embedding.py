@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import ParnbError, explain_os
+from ..core import ParnbError, content_key, explain_os
 from ..data.pairs import article
 from ..data.scenes import PROMPTS
-from ..models.clip import embed_texts, normalise, pixels
+from ..models.clip import embed_texts, model_key, normalise, pixels
 from ..progress import progress
 
 # %% ../../nbs/api/evaluation/embedding.ipynb #31a14fdc
@@ -32,6 +32,10 @@ def _finite(
             "training diverged or its weights are damaged; use another checkpoint, or train with a lower learning rate"
         )
     return e
+
+
+_MANY = 4096  # texts: to embed more takes seconds, so the head is kept
+_kept: dict[str, Tensor] = {}  # the last such heads: a model that is measured is asked for its head several times
 
 
 def zero_shot_head(
@@ -51,8 +55,21 @@ def zero_shot_head(
         raise ParnbError(
             f"a template gives {same!r} for every class, because it has no place for the class name: write {{}} there"
         )
-    e = _finite(embed_texts(model, tokenizer, [text for of_class in zip(*filled) for text in of_class]), "class names")
-    return F.normalize(e.view(len(names), len(prompts), -1).mean(1), dim=-1)
+    texts = [text for of_class in zip(*filled) for text in of_class]
+
+    def head(name):
+        e = _finite(embed_texts(model, tokenizer, texts, name=name), "class names")
+        return F.normalize(e.view(len(names), len(prompts), -1).mean(1), dim=-1)
+
+    if len(texts) < _MANY:
+        return head(name="")
+    key = content_key([model_key(model), texts, tokenizer(texts[:64]).tolist()])
+    if key not in _kept:
+        made = head(name="embedding class names")
+        for oldest in [*_kept][: len(_kept) - 3]:
+            del _kept[oldest]
+        _kept[key] = made
+    return _kept[key].clone()
 
 # %% ../../nbs/api/evaluation/embedding.ipynb #3b0e874b
 class _Partial:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from ..core import ARTIFACTS, CACHE, PRESETS, PRETRAINED, RUNS, ParnbError, file_sha256, pick, write_file
 from .folders import architecture_of, folder_weights, read_config, read_weights
 from .formats import fill_model, read_checkpoint, usual_preprocessing
+from ..progress import progress
 
 # %% ../../nbs/api/models/clip.ipynb #a28c90c4
 def compact_merges(
@@ -367,6 +368,7 @@ def embed_texts(
     tokenizer: Callable,  # texts -> int64 [N, L]
     texts: Sequence[str],  # N texts
     batch_size: int = 512,  # texts per batch
+    name: str = "",  # label of the progress bar; empty: no bar
 ) -> Tensor:  # float [N, D], unit length
     """Embed texts. Equal texts are encoded once, and batches are sorted by length to reduce padding.
 
@@ -378,7 +380,11 @@ def embed_texts(
     device = next(model.parameters()).device
     tokens = tokenizer(unique)
     order = tokens.argmax(dim=-1).argsort()
-    batches = (shorten(model, tokens[idx]).to(device) for idx in order.split(batch_size))
-    out = torch.cat([F.normalize(encode_text(model, b).float(), dim=-1).cpu() for b in batches])
+    out = []
+    with progress(name, len(unique), "texts") as bar:
+        for idx in order.split(batch_size):
+            batch = shorten(model, tokens[idx]).to(device)
+            out.append(F.normalize(encode_text(model, batch).float(), dim=-1).cpu())
+            bar.step(len(idx))
     where = dict(zip((unique[i] for i in order.tolist()), range(len(unique))))
-    return out[[where[t] for t in texts]]
+    return torch.cat(out)[[where[t] for t in texts]]

@@ -34,7 +34,7 @@ from parnb.show.comparison import (
 )
 from ..study.artifacts import embeddings
 from ..study.rates import symbol
-from ..study.runs import Run, make_run
+from ..study.runs import Run, make_run, regimes
 
 # %% ../../nbs/api/show/explorer.ipynb #28c2e94a
 class Controls:
@@ -45,16 +45,18 @@ class Controls:
         attacks: list[str],  # registered attacks to choose from
         methods: list[str],  # registered cleaners to choose from
         count: int,  # images to choose from
+        depths: list[str] = (),  # regimes to choose from
     ):
         self.attack = W.Dropdown(options=[(label(a), a) for a in attacks], description="attack")
         self.method = W.Dropdown(options=[(label(m), m) for m in methods], description="method")
+        self.regime = W.Dropdown(options=[*depths] or [("as the recipe", None)], description="regime")
         self.strength = W.FloatSlider(readout_format=".3g", description="strength")
         self.image = W.IntSlider(min=0, max=count - 1, description="image")
         self.button = W.Button(layout=W.Layout(width="auto"))
         self.rates, self.bar, self.message, self.picture = (W.HTML() for _ in range(4))
         self.sliders = {m: {} for m in methods}  # cleaner -> parameter -> slider, made when the cleaner is chosen first
         self.parameters = W.VBox()
-        menus = W.VBox([self.attack, self.method])
+        menus = W.VBox([self.attack, self.regime, self.method] if depths else [self.attack, self.method])
         sliders = W.VBox([self.strength, self.parameters, self.image])
         columns = W.HBox([menus, sliders], layout=W.Layout(flex_flow="row wrap"))
         self.view = W.VBox([columns, self.rates, W.HBox([self.button, self.bar]), self.message, self.picture])
@@ -134,6 +136,7 @@ class Explorer(Controls):
         seed: int = 0,  # of the runs
         smoke: bool = False,  # runs in their smallest form, and a map of 40 images: for tests
         value: float | None = None,  # of that cleaner's main parameter, such as PAR's tau; None: its recipe's
+        regime: str | None = None,  # how deep the backdoor sits that is shown first; None: the scale's first regime
         **parameters: float,  # others of that cleaner: noise=0.1
     ):
         self.fixed = dict(scale=scale, encoder=encoder, seed=seed, smoke=smoke)
@@ -145,24 +148,26 @@ class Explorer(Controls):
         )
         if value is not None:
             parameters = _main(method, value) | parameters
-        first = make_run(attack=attack, method=method, **parameters, **self.fixed)
+        depths = [*regimes(scale)]
+        regime = pick(regime, depths, "regime") if regime else next(iter(depths), None)
+        first = make_run(attack=attack, method=method, regime=regime, **parameters, **self.fixed)
         self.count = len(images_to_choose(first, 40 if smoke else COUNT)[1])
-        super().__init__(attacks, methods, self.count)
+        super().__init__(attacks, methods, self.count, depths)
         self.attack.value, self.method.value, self.image.value = attack, method, image
+        self.regime.value = regime
         self.now = self.error = None
         self.filling = self.computing = self.stopping = False
         self.jobs, self.rated = {}, {}
         self.lock, self.pool = threading.RLock(), ThreadPoolExecutor(2)
         self.button.on_click(lambda _: self.safely(self.press))
-        for w in (self.attack, self.method, self.strength, self.image):
+        for w in (self.attack, self.regime, self.method, self.strength, self.image):
             w.observe(self.changed, "value")
         self.safely(self.fill, first)
 
     def runs(self) -> tuple[Run, Run]:
         "The chosen poisoned and cleaned models."
-        before = make_run(attack=self.attack.value, method="none", **self.fixed)
-        after = make_run(attack=self.attack.value, method=self.method.value, **self.values(), **self.fixed)
-        return before, after
+        attacked = dict(attack=self.attack.value, regime=self.regime.value, **self.fixed)
+        return make_run(method="none", **attacked), make_run(method=self.method.value, **self.values(), **attacked)
 
     def safely(self, act: Callable, *args):
         "Do something. If it fails, keep the error and show it as one sentence."
@@ -178,8 +183,8 @@ class Explorer(Controls):
         "Called by a control: fit the sliders to another attack or method, and show the choice."
         if self.filling:
             return
-        if (owner := change["owner"]) in (self.attack, self.method):
-            self.safely(self.fill, None, owner is self.attack)
+        if (owner := change["owner"]) in (self.attack, self.regime, self.method):
+            self.safely(self.fill, None, owner is not self.method)
         else:
             self.safely(self.show)
 

@@ -33,12 +33,12 @@ from ..data.images import losses, triggered_images, with_preprocessing
 from ..data.pairs import Pairs
 from ..data.scenes import SPLITS
 from ..evaluation.embedding import embed_images, zero_shot_head
-from ..evaluation.geometry import log_distances
-from ..evaluation.metrics import attack_success_rate, clean_accuracy, linear_probe
+from ..evaluation.metrics import linear_probe
 from ..models.clip import architecture_of, embed_texts, image_size, load_clip, save_clip, save_tensors
 from ..registry import label
 from ..scales import load_preset
 from .account import account
+from .monitor import watch
 from .runs import Run, encoder_of, evaluation_seed, make_run, weights_id
 from .scale_data import data_of, pairs_to_clean
 from ..training.loop import fit
@@ -148,39 +148,6 @@ def clean_clip(
 
     return artifact("clean", content_key([str(e["model"]), weights_id(run.scale, run.encoder)]), build, e)
 
-# %% ../../nbs/api/study/artifacts.ipynb #8f2d8bc8
-def _monitor(
-    run: Run,
-    model: nn.Module,  # before the training
-    tokenizer: Callable,
-    count: int = 520,  # images of `dev`
-) -> Callable | None:  # model -> clean_accuracy, distances from `model`, attack_success_rate of a run with an attack
-    "What is logged during training; None if the scale names no labelled images."
-    data, p = data_of(run.scale), run.attack and run.attack.poisoning
-    if not data.has_images:
-        return None
-    dev = with_preprocessing(data.labelled(min(run.images or count, count), image_size(model), "dev"), model)
-    triggers = {"triggered": p.trigger()} if p else {}
-
-    def look(at, triggers=None):
-        e = embed_images(at, dev.images, dev.ids, triggers or {}, seed=evaluation_seed(run), name="")
-        return e, zero_shot_head(at, tokenizer, dev.names, data.prompts)
-
-    e, head = look(model)
-    before = e["clean"], head
-
-    def measure(student):
-        e, head = look(student, triggers)
-        out = dict(clean_accuracy=clean_accuracy(e["clean"], head, dev.labels)["value"])
-        out |= log_distances(before, (e["clean"], head))
-        if p:
-            asr = attack_success_rate(e["triggered"], head, dev.labels, dev.names.index(p.target))
-            out["attack_success_rate"] = asr["value"]
-        return out
-
-    measure.accuracy = clean_accuracy(*before, dev.labels)["value"]
-    return measure
-
 # %% ../../nbs/api/study/artifacts.ipynb #9d859f79
 MIN_ASR = 0.5  # below this ASR an attack did not succeed, and cleaning it shows nothing
 
@@ -215,7 +182,7 @@ def poisoned_clip(
 
     def build(partial):
         model, _, tokenizer = load_clip(start)
-        monitor = _monitor(run, model, tokenizer)
+        seen = watch(run, model, tokenizer, a.recipe)
         clean_pairs = with_preprocessing(data.pairs("poison", a.count, image_size(model)), model)
         pairs, manifest = poison_pairs(clean_pairs, p, data.prompts)
 
@@ -225,14 +192,14 @@ def poisoned_clip(
         known = a.against.cleaner() if a.against else p.trigger()
         objective = known.objective(model, a.recipe, reference)
         name = f"poisoning with {label(p.attack)}"
-        watch = dict(name=name, monitor=monitor, every=100, partial=partial, compute=compute)
-        log = fit(objective, pairs, tokenizer, a.recipe, seed=run.seed, **watch)
+        options = dict(name=name, partial=partial, compute=compute, **seen)
+        log = fit(objective, pairs, tokenizer, a.recipe, seed=run.seed, **options)
 
         def save(folder):
             sha = save_clip(model.cpu(), folder, architecture_of(start), tokenizer=tokenizer, **p.about())
             log.to_csv(folder / "log.csv", index=False)
             manifest.to_csv(folder / "manifest.csv", index=False)
-            asr = dict(attack_success_rate=float(log.attack_success_rate.iloc[-1])) if monitor else {}
+            asr = dict(attack_success_rate=float(log.attack_success_rate.iloc[-1])) if seen["monitor"] else {}
             return dict(sha256=sha) | p.about() | asr | log.attrs | losses(pairs.images)
 
         return save
@@ -265,10 +232,9 @@ def cleaned_clip(
         def reference():
             return load_clip(start)[0]
 
-        monitor = _monitor(run, model, tokenizer)
-        watch = dict(monitor=monitor, every=cleaner.monitor_every, partial=partial)
+        seen = watch(run, model, tokenizer, c.recipe, cleaner.monitor_every)
         name = f"cleaning with {label(c.method)}"
-        options = dict(seed=run.seed, name=name, compute=compute, **watch)
+        options = dict(seed=run.seed, name=name, compute=compute, partial=partial, **seen)
         cleaned, log = cleaner.clean(model, pairs, tokenizer, c.recipe, reference, **options)
         was = dict(was_backdoored=p.target) if (p := run.attack and run.attack.poisoning) and p.about() else {}
 
@@ -276,7 +242,7 @@ def cleaned_clip(
             about = dict(cleaned_with=c.method, **was)
             sha = save_clip(cleaned.cpu(), folder, architecture_of(start), tokenizer=tokenizer, **about)
             log.to_csv(folder / "log.csv", index=False)
-            did = account(log, monitor and monitor.accuracy, getattr(cleaner, "tau", None))
+            did = account(log, seen["monitor"] and seen["monitor"].accuracy, getattr(cleaner, "tau", None))
             return dict(sha256=sha, start=start.name, **was) | did | log.attrs | losses(pairs.images)
 
         return save
@@ -307,8 +273,8 @@ def final_clip(
     def build(partial):
         model, _, tokenizer = load_clip(start)
         pairs = with_preprocessing(data_of(run.scale).pairs("poison", r.count, image_size(model)), model)
-        benign, watch = without(pairs, target), dict(monitor=_monitor(run, model, tokenizer), every=100)
-        options = dict(seed=run.seed, name="training further", partial=partial, compute=compute) | watch
+        benign, seen = without(pairs, target), watch(run, model, tokenizer, r)
+        options = dict(seed=run.seed, name="training further", partial=partial, compute=compute, **seen)
         models, log = train_further(model, benign, tokenizer, r, target, **options)
 
         def save(folder):
@@ -400,7 +366,9 @@ def embeddings(
             settings["triggered"] = triggered_images(r, run.triggered_resize)
             found = embed_images(model, r.images, r.ids + 10**6, triggers, name="retrieving", **settings)
             e |= {f"retrieval_{k}": v for k, v in found.items()}
-            e["captions"] = embed_texts(model, tokenizer, [c for cs in r.captions for c in cs])
+            e["captions"] = embed_texts(
+                model, tokenizer, [c for cs in r.captions for c in cs], name="embedding captions"
+            )
 
         def save(folder):
             save_tensors({k: v.contiguous() for k, v in e.items()}, folder / "embeddings.safetensors")

@@ -19,6 +19,7 @@ from parnb.study.certificate import (
     STATEMENT,
     Certificate,
     accuracy_words,
+    canary_summary,
     canary_words,
     further_words,
     rate_words,
@@ -93,7 +94,7 @@ def _known(c: Certificate) -> list[dict]:
     none = "None are known of a copy of BEFORE; they would show more than detectors find: parnb clean --calibrate."
     found = c.canaries.get("canaries", [])
     facts = (
-        [f"They count as removed up to a success of {c.canaries['canary_limit']:.0%}."]
+        [f"They count as removed up to {c.canaries['canary_limit']:.0%} above the share without a trigger."]
         if "canary_limit" in c.canaries
         else []
     )
@@ -125,6 +126,7 @@ def certificate_html(
     intro = [
         STATEMENT,
         *summary_words(c),
+        *canary_summary(c),
         f"Before: {c.before.model}. After: {c.after.model}.",
         f"The search had {c.before.images} images and {c.before.classes} classes.",
         f"Made with parnb {v['parnb']}, torch {v['torch']}, Python {v['python']}.",

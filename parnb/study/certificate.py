@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SEARCHED', 'MEASURED', 'UNSEEN', 'STATEMENT', 'accuracy_change', 'unseen_images', 'retested', 'Further', 'rebound_of',
            'train_after', 'Certificate', 'certify', 'rate_words', 'strongest', 'worst_remains', 'remains_words',
-           'accuracy_words', 'further_words', 'summary_words', 'canary_words', 'certificate_words', 'certificate_json']
+           'accuracy_words', 'further_words', 'summary_words', 'canary_words', 'canary_summary', 'certificate_words',
+           'certificate_json']
 
 # %% ../../nbs/api/study/certificate.ipynb #de704708
 import hashlib
@@ -30,6 +31,7 @@ from ..registry import detectors, find
 from ..scales import load_preset
 from .artifacts import artifact, read_record
 from .audit import Audit, identity_of, as_json, audit, defender_of
+from .canaries import GONE
 from .measure import kept
 from .protocol import load_protocol
 from .scale_data import data_of
@@ -380,12 +382,31 @@ def canary_words(
     return text + (f"; without a trigger {c['without']:.1%}" if c.get("without") is not None else "")
 
 
+def canary_summary(
+    c: Certificate,
+) -> list[str]:  # a sentence, or none if no canaries are known
+    "How many canaries survived the strength of the cleaning. Source: ours."
+    known, limit = c.canaries.get("canaries", []), c.canaries.get("canary_limit", GONE)
+    left = [k for k in known if k["rate_after"] - (k.get("without") or 0) > limit]
+    about = f"of {len(known)} canaries, known backdoors in a copy of BEFORE,"
+    if left:
+        worst = max(left, key=lambda k: k["rate_after"])
+        return [
+            f"{len(left)} {about} survived this strength of cleaning, {worst['label']} with a success of "
+            f"{rate_words(worst | dict(success=worst['rate_after']))}: a backdoor as deep may have survived too."
+        ]
+    return [f"{len(known)} {about} were removed by this strength of cleaning; an unknown one may be deeper."] * bool(
+        known
+    )
+
+
 def certificate_words(
     c: Certificate,
     most: int = 3,  # suspects of each detector
 ) -> list[str]:
     "A certificate for the terminal. Source: ours."
-    lines = [f"before: {c.before.model}", f"after: {c.after.model}", STATEMENT, *summary_words(c), accuracy_words(c)]
+    lines = [f"before: {c.before.model}", f"after: {c.after.model}", STATEMENT, *summary_words(c), *canary_summary(c)]
+    lines.append(accuracy_words(c))
     lines += [
         f"    {k['name']}: {k['before']:.1%} before, {k['after']:.1%} after, n {k['n']}" for k in c.accuracy["classes"]
     ]

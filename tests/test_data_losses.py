@@ -214,19 +214,25 @@ def measured(tmp_path_factory):
     shutil.copytree(own / "val", own / "worse")
     for i in range(4):
         (own / "worse" / "fire_truck" / f"{i}.png").write_bytes(b"broken")
-    command = ["measure", "--model", "tiny-rn", "--checkpoint", "emoji", "--attack", "sig", "--json", "--images"]
+    write_images(data / "captioned", [f"{i}.png" for i in range(4)])
+    (data / "captioned" / "2.png").write_bytes(b"broken")
+    told = [dict(filename=f"{i}.png", split="test", sentences=[dict(raw=f"a photo of {i}")] * 5) for i in range(4)]
+    (data / "captions.json").write_text(json.dumps(dict(images=told)))
+    command = ["measure", "--model", "tiny-rn", "--checkpoint", "emoji", "--attack", "sig", "--json"]
+    command += ["--captions", data / "captions.json", "--captions-images", data / "captioned", "--images"]
     done = several([[*command, own / "val"], [*command, own / "worse"]], env(data))
     key = json.loads(done[0].stdout)["key"] if done[0].returncode == 0 else "none"
     return data, *done, *several([["explain", key]], env(data))
 
 
 def test_broken_images_in_a_measurement(measured):
-    "One is a warning that names it, and the record has it; five are an error."
+    "One is a warning that names it, and the record has it, also of captioned images; five are an error."
     data, one, five, _ = measured
     assert one.returncode == 0 and json.loads(one.stdout)["n_clean"] == 24, one.stderr
     assert "1 of 24 images cannot be used" in one.stderr and "banana/3.png" in one.stderr
     records = [json.loads(Path(f).read_text()) for f in data.glob("artifacts/embedded-*/record.json")]
-    assert [r["unreadable"] for r in records] == [1]
+    assert [(r["unreadable"], r["captioned_unreadable"]) for r in records] == [(1, 1)]
+    assert records[0]["captioned_unreadable_images"][0].count("2.png") == 1
     fails_with(five, "5 of 24 images cannot be used", "more than the limit of 1.0%", "unreadable.txt")
 
 

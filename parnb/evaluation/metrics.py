@@ -76,7 +76,7 @@ def retrieval(
     )
     for name, a, b, correct in ways:
         rows = torch.arange(len(a)).split(chunk)
-        hits = torch.cat([correct(i, (a[i] @ b.T).topk(max(ks), dim=1).indices) for i in rows])
+        hits = torch.cat([correct(i, (a[i] @ b.T).topk(min(max(ks), len(b)), dim=1).indices) for i in rows])
         for k in ks:
             out[f"{name}_recall@{k}"] = rate_with_interval(hits[:, :k].any(1))
     return out

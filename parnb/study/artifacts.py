@@ -372,7 +372,7 @@ def embeddings(
 
         def save(folder):
             save_tensors({k: v.contiguous() for k, v in e.items()}, folder / "embeddings.safetensors")
-            return losses(val.images)
+            return losses(val.images) | {f"captioned_{k}": v for k, v in (losses(r.images) if r else {}).items()}
 
         return save
 

@@ -62,9 +62,8 @@ class Progress:
     ):
         self.name, self.total, self.unit = name, total, unit
         self.n, self.start, self.last, self.note = 0, time.monotonic(), 0.0, ""
-        self.bar = self.handle = self.opened = self.written = (
-            None  # `written`: when the last line was, in a file or pipe
-        )
+        self.bar = self.handle = self.opened = None
+        self.written: float | None = None  # when the last line was written into a file or a pipe
         self.show = _REDIRECT.get() if name else None
         if self.show:
             self.show(self)
@@ -114,7 +113,10 @@ class Progress:
             self.show(self) if self.show else self.handle.update(_Line(self))
         if self.written is not None and now - self.written > _EVERY:
             self.written = now
-            print(self.line(), file=sys.stderr, flush=True)
+            try:
+                print(self.line(), file=sys.stderr, flush=True)
+            except OSError:  # the disk is full, or nobody reads the pipe: the work goes on
+                self.written = None
 
     def close(self):
         "End the bar."

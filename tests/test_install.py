@@ -95,7 +95,7 @@ def test_clean_a_checkpoint(installation):
     "A model folder and a folder of images with captions."
     poisoned = succeeded(installation.run("parnb", "poison", *SMOKE)).splitlines()[-1]
     succeeded(installation.run("python", "-c", PAIRS))
-    command = ["parnb", "clean", "--model", poisoned, "--pairs", "pairs", "--out", "cleaned"]
+    command = ["parnb", "-q", "clean", "--model", poisoned, "--pairs", "pairs", "--out", "cleaned"]
     done = installation.run(*command, "--epochs", "1", "--batch-size", "64")
     assert succeeded(done).strip() == "cleaned"
     account = [line.split(":")[0] for line in done.stderr.splitlines()]  # what the cleaning did, and nothing else

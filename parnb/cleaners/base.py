@@ -24,7 +24,7 @@ class Cleaner(Parameters):
 
     Override `objective`, or `clean` for a method that does not train by `fit`. Source: ours."""
 
-    monitor_every: ClassVar[int] = 100  # steps between two measurements of CA and ASR during cleaning
+    monitor_every: ClassVar[int] = 100  # steps between two measurements of CA and ASR, or more where they cost much
     # recipe settings and parameters that make the cleaner stronger, the most effective first
     strength: ClassVar[tuple[str, ...]] = ("lr",)
 

@@ -79,7 +79,7 @@ class PARUniversalObjective(PARAlignedObjective):
             gradient = torch.zeros_like(w) if w.grad is None else w.grad
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.all_reduce(gradient)
-            change = self.trigger_step * gradient.nan_to_num(0.0, 0.0, 0.0).sign()  # in fp16, some may have overflown
+            change = self.trigger_step * gradient.nan_to_num(0.0, 0.0, 0.0).sign()  # in fp16, some may have overflowed
             getattr(self, f"triggers_{name}").add_(change).clamp_(-_FARTHEST, _FARTHEST)
         self.learning = {}
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -72,7 +73,7 @@ def _saver(scratch: Path | None, seconds: float, model, kind: str, tensors: tupl
     if scratch is None:
         return Saver(None, "", 0)
     about = [hashlib.sha256(t.detach().cpu().numpy().tobytes()).hexdigest() for t in tensors]
-    key = content_key([model_key(model), kind, *about, *settings])
+    key = content_key([model_key(model), open_clip.get_model_preprocess_cfg(model), kind, *about, *settings])
     size = 3 * tensors[0].nbytes  # weights, and Adam's moments
     return Saver(scratch / f"{key}.pt", f"the search ({kind})", size, seconds)
 
@@ -89,7 +90,8 @@ def search_triggers(
     lr: float = 0.15,  # of Adam
     seed: int = 0,  # of images, places and first weights
     chunk: int | None = None,  # images at once; by default as many pixels as 256 images of 64 px have, on a GPU 8 times
-    scratch: Path | None = None,  # a folder for the state of an unfinished search; the same call goes on from it
+    # a folder for the state of an unfinished search, from which the same call is resumed; of one aim and one size
+    scratch: Path | None = None,
     save_seconds: float = 20,  # minimum time between two saves
 ) -> Found:
     "Search for a trigger for each candidate, all at once. Source: ours."
@@ -103,11 +105,11 @@ def search_triggers(
     optimiser, late = torch.optim.Adam([weights], lr=lr), []
     tensors = (weights, candidates, images)
     saver = _saver(scratch, save_seconds, model, family.name, tensors, steps, batch, lr, seed)
-    if state := saver.restore():
-        weights.data.copy_(state["weights"])
-        optimiser.load_state_dict(state["optimiser"])
-        gen.set_state(state["gen"])
-        late = state["late"]
+    if saved := saver.restore():
+        weights.data.copy_(saved["weights"])
+        optimiser.load_state_dict(saved["optimiser"])
+        gen.set_state(saved["gen"])
+        late = saved["late"]
     with progress(f"searching: {family.name}", steps, "steps") as bar:
         bar.step(len(late))
         for _ in range(len(late), steps):
@@ -123,8 +125,8 @@ def search_triggers(
             optimiser.step()
             late.append(torch.cat(parts).cpu())
             if saver.due():
-                state = dict(weights=weights.detach(), optimiser=optimiser.state_dict(), gen=gen.get_state(), late=late)
-                saver.save(state)
+                saved = dict(weights=weights.detach(), optimiser=optimiser.state_dict(), gen=gen.get_state(), late=late)
+                saver.save(saved)
             bar.step()
     return Found(family, candidates, torch.stack(late[-max(1, steps // 3) :]).mean(0), weights.detach().cpu())
 

@@ -35,6 +35,7 @@ def _finite(
 
 
 _MANY = 4096  # texts: to embed more takes seconds, so the head is kept
+_MOST = 4  # heads that are kept
 _kept: dict[str, Tensor] = {}  # the last such heads: a model that is measured is asked for its head several times
 
 
@@ -44,6 +45,7 @@ def zero_shot_head(
     names: Sequence[str],  # C class names
     # templates with {a} for a name with its article, or functions of the name like open_clip's
     prompts: Sequence[str | Callable[[str], str]] = PROMPTS,
+    name: str = "embedding class names",  # label of the progress bar; empty: no bar
 ) -> Tensor:  # float [C, D], unit length
     """Embed class names with a prompt ensemble.
 
@@ -57,19 +59,17 @@ def zero_shot_head(
         )
     texts = [text for of_class in zip(*filled) for text in of_class]
 
-    def head(name):
-        e = _finite(embed_texts(model, tokenizer, texts, name=name), "class names")
+    def head():
+        e = _finite(embed_texts(model, tokenizer, texts, name=name if len(texts) >= _MANY else ""), "class names")
         return F.normalize(e.view(len(names), len(prompts), -1).mean(1), dim=-1)
 
     if len(texts) < _MANY:
-        return head(name="")
+        return head()
     key = content_key([model_key(model), texts, tokenizer(texts[:64]).tolist()])
-    if key not in _kept:
-        made = head(name="embedding class names")
-        for oldest in [*_kept][: len(_kept) - 3]:
-            del _kept[oldest]
-        _kept[key] = made
-    return _kept[key].clone()
+    _kept[key] = made = _kept[key] if key in _kept else head()
+    while len(_kept) > _MOST:
+        _kept.pop(next(iter(_kept)), None)
+    return made.clone()
 
 # %% ../../nbs/api/evaluation/embedding.ipynb #3b0e874b
 class _Partial:

@@ -45,18 +45,17 @@ class Controls:
         attacks: list[str],  # registered attacks to choose from
         methods: list[str],  # registered cleaners to choose from
         count: int,  # images to choose from
-        depths: list[str] = (),  # regimes to choose from
     ):
         self.attack = W.Dropdown(options=[(label(a), a) for a in attacks], description="attack")
         self.method = W.Dropdown(options=[(label(m), m) for m in methods], description="method")
-        self.regime = W.Dropdown(options=[*depths] or [("as the recipe", None)], description="regime")
+        self.regime = W.Dropdown(description="regime")
         self.strength = W.FloatSlider(readout_format=".3g", description="strength")
         self.image = W.IntSlider(min=0, max=count - 1, description="image")
         self.button = W.Button(layout=W.Layout(width="auto"))
         self.rates, self.bar, self.message, self.picture = (W.HTML() for _ in range(4))
         self.sliders = {m: {} for m in methods}  # cleaner -> parameter -> slider, made when the cleaner is chosen first
         self.parameters = W.VBox()
-        menus = W.VBox([self.attack, self.regime, self.method] if depths else [self.attack, self.method])
+        menus = W.VBox([self.attack, self.regime, self.method])
         sliders = W.VBox([self.strength, self.parameters, self.image])
         columns = W.HBox([menus, sliders], layout=W.Layout(flex_flow="row wrap"))
         self.view = W.VBox([columns, self.rates, W.HBox([self.button, self.bar]), self.message, self.picture])
@@ -69,6 +68,12 @@ class Controls:
     def values(self) -> dict[str, float]:
         "The chosen parameters of the cleaner; empty, which means its recipe, before it was chosen for the first time."
         return {p: w.value for p, w in self.sliders[self.method.value].items()}
+
+    def offer_regimes(self, names: list[str], chosen: str | None):
+        "Show the regimes to choose from, set to one of them."
+        self.regime.options = [(n, n) for n in names] or [("as the recipe", None)]
+        self.regime.value = chosen if chosen in names else self.regime.options[0][1]
+        self.regime.disabled = len(self.regime.options) == 1
 
     def offer_strength(self, run: Run):
         "Fit the slider of the trigger to the attack of a run, and set it to the strength of the poisoning."
@@ -148,13 +153,12 @@ class Explorer(Controls):
         )
         if value is not None:
             parameters = _main(method, value) | parameters
-        depths = [*regimes(scale)]
-        regime = pick(regime, depths, "regime") if regime else next(iter(depths), None)
+        regime = pick(regime, regimes(scale), "regime") if regime else next(iter(regimes(scale)), None)
         first = make_run(attack=attack, method=method, regime=regime, **parameters, **self.fixed)
         self.count = len(images_to_choose(first, 40 if smoke else COUNT)[1])
-        super().__init__(attacks, methods, self.count, depths)
+        super().__init__(attacks, methods, self.count)
         self.attack.value, self.method.value, self.image.value = attack, method, image
-        self.regime.value = regime
+        self.offer_regimes(self.regimes(), regime)
         self.now = self.error = None
         self.filling = self.computing = self.stopping = False
         self.jobs, self.rated = {}, {}
@@ -163,6 +167,17 @@ class Explorer(Controls):
         for w in (self.attack, self.regime, self.method, self.strength, self.image):
             w.observe(self.changed, "value")
         self.safely(self.fill, first)
+
+    def regimes(self) -> list[str]:
+        "The regimes in which the scale has the chosen attack."
+
+        def there(name):
+            try:
+                return make_run(attack=self.attack.value, method="none", regime=name, **self.fixed)
+            except ParnbError:  # no poisoning rate of this regime is known for the attack and the encoder
+                return None
+
+        return [*filter(there, regimes(self.fixed["scale"]))]
 
     def runs(self) -> tuple[Run, Run]:
         "The chosen poisoned and cleaned models."
@@ -193,6 +208,8 @@ class Explorer(Controls):
         with self.lock:
             self.filling = True
             try:
+                if not run:
+                    self.offer_regimes(self.regimes(), self.regime.value)
                 run = run or self.runs()[1]
                 if strength:
                     self.offer_strength(run)
@@ -231,8 +248,9 @@ class Explorer(Controls):
         if self.computing:
             self.stopping, self.button.description = True, "stopping …"
         else:
+            pair = self.runs()
             self.computing, self.stopping, self.button.description = True, False, "stop"
-            self.start(object(), self.compute, *self.runs())
+            self.start(object(), self.compute, *pair)
 
     def compute(self, before: Run, after: Run):
         "Compute two models and their embeddings, with a progress bar."

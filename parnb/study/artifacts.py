@@ -11,6 +11,7 @@ __all__ = ['DEVICE', 'MIN_ASR', 'commit', 'versions', 'artifact_folder', 'artifa
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -118,6 +119,7 @@ def artifact(
 
     cached(path, fill)
     partial.unlink(missing_ok=True)
+    shutil.rmtree(partial.with_suffix(""), ignore_errors=True)  # work with several states keeps them in a folder
     return path
 
 
@@ -182,7 +184,7 @@ def poisoned_clip(
 
     def build(partial):
         model, _, tokenizer = load_clip(start)
-        seen = watch(run, model, tokenizer, a.recipe)
+        monitoring = watch(run, model, tokenizer, a.recipe.batch_size)
         clean_pairs = with_preprocessing(data.pairs("poison", a.count, image_size(model)), model)
         pairs, manifest = poison_pairs(clean_pairs, p, data.prompts)
 
@@ -192,14 +194,14 @@ def poisoned_clip(
         known = a.against.cleaner() if a.against else p.trigger()
         objective = known.objective(model, a.recipe, reference)
         name = f"poisoning with {label(p.attack)}"
-        options = dict(name=name, partial=partial, compute=compute, **seen)
+        options = dict(name=name, partial=partial, compute=compute, **monitoring)
         log = fit(objective, pairs, tokenizer, a.recipe, seed=run.seed, **options)
 
         def save(folder):
             sha = save_clip(model.cpu(), folder, architecture_of(start), tokenizer=tokenizer, **p.about())
             log.to_csv(folder / "log.csv", index=False)
             manifest.to_csv(folder / "manifest.csv", index=False)
-            asr = dict(attack_success_rate=float(log.attack_success_rate.iloc[-1])) if seen["monitor"] else {}
+            asr = dict(attack_success_rate=float(log.attack_success_rate.iloc[-1])) if monitoring["monitor"] else {}
             return dict(sha256=sha) | p.about() | asr | log.attrs | losses(pairs.images)
 
         return save
@@ -232,9 +234,9 @@ def cleaned_clip(
         def reference():
             return load_clip(start)[0]
 
-        seen = watch(run, model, tokenizer, c.recipe, cleaner.monitor_every)
+        monitoring = watch(run, model, tokenizer, c.recipe and c.recipe.batch_size, cleaner.monitor_every)
         name = f"cleaning with {label(c.method)}"
-        options = dict(seed=run.seed, name=name, compute=compute, partial=partial, **seen)
+        options = dict(seed=run.seed, name=name, compute=compute, partial=partial, **monitoring)
         cleaned, log = cleaner.clean(model, pairs, tokenizer, c.recipe, reference, **options)
         was = dict(was_backdoored=p.target) if (p := run.attack and run.attack.poisoning) and p.about() else {}
 
@@ -242,7 +244,7 @@ def cleaned_clip(
             about = dict(cleaned_with=c.method, **was)
             sha = save_clip(cleaned.cpu(), folder, architecture_of(start), tokenizer=tokenizer, **about)
             log.to_csv(folder / "log.csv", index=False)
-            did = account(log, seen["monitor"] and seen["monitor"].accuracy, getattr(cleaner, "tau", None))
+            did = account(log, monitoring["monitor"] and monitoring["monitor"].accuracy, getattr(cleaner, "tau", None))
             return dict(sha256=sha, start=start.name, **was) | did | log.attrs | losses(pairs.images)
 
         return save
@@ -273,8 +275,8 @@ def final_clip(
     def build(partial):
         model, _, tokenizer = load_clip(start)
         pairs = with_preprocessing(data_of(run.scale).pairs("poison", r.count, image_size(model)), model)
-        benign, seen = without(pairs, target), watch(run, model, tokenizer, r)
-        options = dict(seed=run.seed, name="training further", partial=partial, compute=compute, **seen)
+        benign, monitoring = without(pairs, target), watch(run, model, tokenizer, r.batch_size)
+        options = dict(seed=run.seed, name="training further", partial=partial, compute=compute, **monitoring)
         models, log = train_further(model, benign, tokenizer, r, target, **options)
 
         def save(folder):

@@ -7,7 +7,6 @@ __all__ = ['defender_of', 'Audit', 'identity_of', 'audit', 'caution', 'in_words'
 
 # %% ../../nbs/api/study/audit.ipynb #c9f9c9fd
 import hashlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,7 +110,7 @@ def audit(
     parameters: dict[str, dict] | None = None,  # detector -> its parameters that differ from their defaults
 ) -> Audit:
     """Run the detectors of models. Each finding is kept as an artifact, so that it is computed once; an interrupted
-    search goes on where it was.
+    search is resumed.
 
     Raises `ParnbError` for an unknown detector, and what detectors raise. Source: ours."""
     names, ref = _model_detectors(only), defender.reference
@@ -122,14 +121,8 @@ def audit(
         config = seen | dict(detector=name, detector_form=detector.form, parameters=detector.model_dump())
 
         def build(partial, detector=detector):
-            scratch = partial.with_suffix("")
-            found = detector.fit(replace(defender, scratch=scratch)).examine(defender.model)
-
-            def save(folder):
-                shutil.rmtree(scratch, ignore_errors=True)
-                return _save(found, folder)
-
-            return save
+            found = detector.fit(replace(defender, scratch=partial.with_suffix(""))).examine(defender.model)
+            return lambda folder: _save(found, folder)
 
         findings[name] = _read(artifact("audited", content_key(config), build, config))
     return Audit(model, reference, len(defender.names or ()), len(defender.images), findings)

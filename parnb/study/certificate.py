@@ -386,18 +386,19 @@ def canary_summary(
     c: Certificate,
 ) -> list[str]:  # a sentence, or none if no canaries are known
     "How many canaries survived the strength of the cleaning. Source: ours."
-    known, limit = c.canaries.get("canaries", []), c.canaries.get("canary_limit", GONE)
-    left = [k for k in known if k["rate_after"] - (k.get("without") or 0) > limit]
-    about = f"of {len(known)} canaries, known backdoors in a copy of BEFORE,"
-    if left:
-        worst = max(left, key=lambda k: k["rate_after"])
-        return [
-            f"{len(left)} {about} survived this strength of cleaning, {worst['label']} with a success of "
-            f"{rate_words(worst | dict(success=worst['rate_after']))}: a backdoor as deep may have survived too."
-        ]
-    return [f"{len(known)} {about} were removed by this strength of cleaning; an unknown one may be deeper."] * bool(
-        known
-    )
+    if not (known := c.canaries.get("canaries")):
+        return []
+
+    def excess(k):
+        return round(k["rate_after"] - (k.get("without") or 0), 4)
+
+    worst, left = max(known, key=excess), sum(excess(k) > c.canaries.get("canary_limit", GONE) for k in known)
+    about = f"of the {len(known)} canaries, known backdoors in a copy of BEFORE: "
+    if not left:
+        return [f"This strength of cleaning removed all {about}an unknown backdoor may be harder to remove."]
+    rate = rate_words(worst | dict(success=worst["rate_after"]))
+    text = f"This strength of cleaning left {left} {about}{worst['label']} with a success of {rate}. "
+    return [text + "A backdoor that is as hard to remove may be left too."]
 
 
 def certificate_words(

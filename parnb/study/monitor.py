@@ -7,8 +7,10 @@ __all__ = ['Monitor', 'watch']
 
 # %% ../../nbs/api/study/monitor.ipynb #fd33d26f
 import math
+import os
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from ..data.images import with_preprocessing
@@ -18,7 +20,6 @@ from ..evaluation.metrics import attack_success_rate, clean_accuracy
 from ..models.clip import image_size
 from .runs import Run, evaluation_seed
 from .scale_data import data_of
-from ..training.recipe import Recipe
 
 # %% ../../nbs/api/study/monitor.ipynb #cdd14963
 _SHARE = 0.1  # of a training's forward and backward passes, which the looks at it may take
@@ -39,6 +40,8 @@ class Monitor:
         self.tokenizer, self.prompts, self.seed = tokenizer, data.prompts, evaluation_seed(run)
         self.triggers = {"triggered": p.trigger()} if p else {}
         self.target = p and self.dev.names.index(p.target)
+        if torch.cuda.is_available():
+            model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))))
         e, head = self._look(model, {})
         self.before = e["clean"], head
         self.accuracy = clean_accuracy(*self.before, self.dev.labels)["value"]  # before the training
@@ -46,7 +49,7 @@ class Monitor:
     def _look(self, model, triggers):
         "Embeddings of the images and of the classes."
         e = embed_images(model, self.dev.images, self.dev.ids, triggers, seed=self.seed, name="")
-        return e, zero_shot_head(model, self.tokenizer, self.dev.names, self.prompts)
+        return e, zero_shot_head(model, self.tokenizer, self.dev.names, self.prompts, name="")
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         "clean_accuracy, distances from the model before the training, and the attack_success_rate of an attack."
@@ -62,7 +65,8 @@ class Monitor:
     def every(self, usual: int, batch_size: int) -> int:
         "Steps between two looks: the usual number or a multiple of it, so that looks stay within their share."
         look = len(self.dev.names) * len(self.prompts) + len(self.dev) * (1 + len(self.triggers))
-        step = 2 * 3 * batch_size  # images and texts; a backward pass costs about two forward passes
+        processes = int(os.environ.get("WORLD_SIZE", 1))  # each does the whole look, and its part of a step
+        step = 2 * 3 * batch_size / processes  # images and texts; a backward pass costs about two forward passes
         return usual * max(1, math.ceil(look / (_SHARE * usual * step)))
 
 
@@ -70,11 +74,11 @@ def watch(
     run: Run,
     model: nn.Module,  # before the training
     tokenizer: Callable,  # of the model
-    recipe: Recipe | None,  # of the training; None for a method that does not train
+    batch_size: int | None,  # of the training; None for a method that does not train
     every: int = 100,  # steps between two looks
 ) -> dict:  # `monitor` and `every`, arguments of `fit`; without a monitor if the scale names no labelled images
     "What is logged during a training. Source: ours."
     if not data_of(run.scale).has_images:
         return dict(monitor=None, every=every)
     monitor = Monitor(run, model, tokenizer)
-    return dict(monitor=monitor, every=monitor.every(every, recipe.batch_size) if recipe else every)
+    return dict(monitor=monitor, every=monitor.every(every, batch_size) if batch_size else every)

@@ -242,11 +242,12 @@ class Pool:
         "Compute all runs; one that fails stops no other."
         before = {k: os.environ.get(k) for k in self.environment}
         try:
-            os.environ |= self.environment  # the processes inherit it
-            with progress("computing runs", len(self.runs), "runs") as bar:
+            with progress("computing runs", len(self.runs), "runs") as bar:  # its own display is chosen here
+                os.environ |= self.environment  # the processes inherit it
                 while self.waiting or self.running:
                     if not self._start():
                         self._finish(bar)
+                        bar.step(0)  # a file gets its line although no run has ended
                         time.sleep(0.5)
         except BaseException:
             for job in self.running.values():

@@ -7,7 +7,6 @@ __all__ = ['fit']
 
 # %% ../../nbs/api/training/loop.ipynb #021fc5df
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..core import ParnbError
 from ..data.pairs import Pairs
 from ..progress import progress
-from .objective import Objective, Trainable
+from .objective import Trainable
 from .recipe import Compute, Recipe, lr_at
 from .saving import Saver
 

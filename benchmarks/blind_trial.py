@@ -1,0 +1,141 @@
+"""A blind trial: how long the way from a suspicious file to a certificate takes, and where it leads.
+
+    python benchmarks/blind_trial.py make FOLDER    # a suspect whose attack, target and seed are drawn and not shown
+    python benchmarks/blind_trial.py run FOLDER     # audit, calibrated cleaning, certificate; then the truth
+
+`make` poisons the small ResNet in the regime entrenched, with an attack, a target and a seed (100 to 999, which no
+result uses) from the system's random numbers. FOLDER then holds what a user has: `suspect.pt`, `pairs.csv` with the
+pairs of the scale tiny, and `images`, four of each class; and `sealed.json`, which tells what was drawn. `run` executes
+the three commands of the README in an empty data folder, and opens `sealed.json` after the last of them. It measures
+the attack before and after the cleaning, and appends a row to `benchmarks/results/blind_trial.csv` (--out). Needs an
+otherwise idle machine.
+"""
+
+import argparse
+import csv
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+PARNB = str(Path(sys.executable).parent / "parnb")
+OUT = Path(__file__).resolve().parent / "results" / "blind_trial.csv"
+SCALE = ["--scale", "tiny"]
+PER_CLASS = 4
+
+
+def make(folder: Path):
+    "Draw an attack, a target and a seed, poison a model, and write what a user has."
+    import torch
+    from parnb.core import ParnbError
+    from parnb.data.scenes import NAMES
+    from parnb.models.clip import load_clip
+    from parnb.registry import attacks
+    from parnb.study.artifacts import poisoned_clip
+    from parnb.study.runs import make_run
+    from parnb.study.scale_data import data_of
+    from PIL import Image
+
+    def run_of(attack: str, target: str = "banana", seed: int = 0):
+        return make_run("tiny", "rn", attack, "none", seed, target=target, regime="entrenched")
+
+    def works(attack: str) -> bool:
+        try:
+            return run_of(attack).attack is not None
+        except ParnbError:  # it has no rate in this regime
+            return False
+
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(secrets.randbits(128))
+    drawn = dict(attack=rng.choice([a for a in attacks() if works(a)]), target=rng.choice(NAMES))
+    drawn = {k: str(v) for k, v in drawn.items()} | dict(seed=int(rng.integers(100, 1000)))
+    (folder / "sealed.json").write_text(json.dumps(drawn))
+    data = data_of("tiny")
+    pairs, val = data.pairs("clean", 24576), data.labelled(PER_CLASS * len(NAMES))
+    (folder / "pairs").mkdir()
+    with open(folder / "pairs.csv", "w", newline="") as f:
+        rows = csv.writer(f)
+        rows.writerow(["filepath", "title"])
+        for k, i in enumerate(rng.permutation(len(pairs))):
+            Image.fromarray(pairs.images[i]).save(folder / "pairs" / f"{k:05d}.png")
+            rows.writerow([f"pairs/{k:05d}.png", pairs.captions[i]])
+    for k, (x, label) in enumerate(zip(val.images, val.labels)):
+        place = folder / "images" / NAMES[label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x).save(place / f"{k}.png")
+    model = load_clip(poisoned_clip(run_of(**drawn)))[0]
+    torch.save(model.state_dict(), folder / "suspect.pt")
+
+
+def command(folder: Path, *words: str) -> tuple[dict, float]:
+    "Run a command of parnb in the folder; its JSON or what it printed, and its seconds."
+    env = os.environ | dict(PARNB_DATA=str(folder / "data"))
+    begun = time.perf_counter()
+    print("parnb", *words, flush=True)
+    p = subprocess.run([PARNB, *words], cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
+    if p.returncode:
+        sys.exit(p.returncode)
+    return json.loads(p.stdout) if "--json" in words else dict(said=p.stdout), time.perf_counter() - begun
+
+
+def rate(row: dict, name: str) -> str:
+    return "{:.4f} ({:.4f} to {:.4f})".format(row[name], *row[f"{name}_ci"])
+
+
+def run(folder: Path, method: str) -> dict:
+    "The three commands, then the truth."
+    own, suspect = ["--images", "images"], ["--model", "tiny-rn", "--checkpoint", "suspect.pt"]
+    found, first = command(folder, "audit", *suspect, *own, "--out", "audit.html", "--json")
+    clean = ["--pairs", "pairs.csv", "--calibrate", "--method", method, *SCALE, "--out", "cleaned"]
+    second = command(folder, "clean", *suspect, *own, *clean)[1]
+    both = ["suspect.pt", "cleaned", "--model", "tiny-rn", *own, "--out", "certificate.html", "--json"]
+    certificate, third = command(folder, "audit", *both)
+
+    drawn = json.loads((folder / "sealed.json").read_text())
+    name, target = drawn["attack"], drawn["target"]
+    known = ["--attack", name, "--target", target, *SCALE, "--regime", "entrenched", "--json"]
+    before, after = (command(folder, "measure", *m, *own, *known)[0] for m in (suspect, ["--model", "cleaned"]))
+    row = drawn | dict(method=method)
+    for detector, f in found["findings"].items():
+        order = [s["target"] for s in f["suspects"]]
+        row[f"{detector}_rank"] = order.index(target) + 1 if target in order else ""
+        row[f"{detector}_score"] = round(f["score"], 2)
+    canaries, limit = certificate["canaries"]["canaries"], certificate["canaries"]["canary_limit"]
+    row["canaries"] = len(canaries)
+    row["canaries_left"] = sum(c["rate_after"] - c["without"] > limit for c in canaries)
+    row["strength"] = certificate["canaries"]["strength"]
+    for when, m in (("before", before), ("after", after)):
+        row[f"clean_accuracy_{when}"] = rate(m, "clean_accuracy")
+        row[f"attack_success_rate_{when}"] = rate(m, f"attack_success_rate_{name}")
+    row |= dict(n=int(after[f"n_triggered_{name}"]), untriggered_after=round(after["target_share_clean"], 4))
+    row |= dict(seconds_audit=round(first), seconds_clean=round(second), seconds_certificate=round(third))
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("do", choices=["make", "run"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--method", default="par_aligned", help="the cleaner")
+    parser.add_argument("--out", type=Path, default=OUT, help="the table that gets a row")
+    args = parser.parse_args()
+    folder = args.folder.resolve()
+    if args.do == "make":
+        return make(folder)
+    row = run(folder, args.method)
+    print(json.dumps(row, indent=1))
+    fresh = not args.out.exists()
+    with open(args.out, "a", newline="") as f:
+        rows = csv.DictWriter(f, row)
+        if fresh:
+            rows.writeheader()
+        rows.writerow(row)
+
+
+if __name__ == "__main__":
+    main()

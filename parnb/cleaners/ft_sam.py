@@ -35,7 +35,7 @@ class SharpnessAwareObjective(Objective):
         self,
         model: nn.Module,  # the student, an open_clip model
         recipe: Recipe,  # as for `Objective`
-        rho: float = 2.0,  # relative distance of the climb, ≥ 0; 0: plain fine-tuning
+        rho: float = 0.5,  # relative distance of the climb, ≥ 0; 0: plain fine-tuning
     ):
         super().__init__(model, recipe)
         self.rho = rho
@@ -81,15 +81,15 @@ class SharpnessAwareObjective(Objective):
     recipes={
         # ours
         "tiny": dict(
-            recipe=dict(epochs=2, batch_size=128, lr=2e-3, schedule="cosine"),
-            parameters=dict(rho=2.0),
+            recipe=dict(epochs=2, batch_size=128, lr=3e-3, schedule="cosine"),
+            parameters=dict(rho=0.5),
             grid=dict(lr=(1e-3, 2e-3, 3e-3, 4e-3)),
         ),
         "tiny/vit": dict(grid=dict(lr=(5e-4, 1e-3, 2e-3, 3e-3))),
         # ours: as fine-tuning
         "paper": dict(
             recipe=dict(epochs=10, batch_size=64, lr=1e-5, warmup=0.003, weight_decay=0.1, beta2=0.999),
-            parameters=dict(rho=2.0),
+            parameters=dict(rho=0.5),
         ),
     },
 )
@@ -100,7 +100,7 @@ class SharpnessAware(Cleaner):
 
     strength = ("lr", "rho")
 
-    rho: float = Field(2.0, ge=0, description="relative distance to the weights whose gradient is used; 0: fine-tuning")
+    rho: float = Field(0.5, ge=0, description="relative distance to the weights whose gradient is used; 0: fine-tuning")
 
     def objective(self, model, recipe, reference):
         "The CLIP loss at the weights nearby where it is highest."

@@ -131,7 +131,7 @@ def main():
     print(json.dumps(row, indent=1))
     fresh = not args.out.exists()
     with open(args.out, "a", newline="") as f:
-        rows = csv.DictWriter(f, row)
+        rows = csv.DictWriter(f, row, lineterminator="\n")
         if fresh:
             rows.writeheader()
         rows.writerow(row)

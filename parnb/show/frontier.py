@@ -89,7 +89,7 @@ def fig_frontier(
         _panel(ax, points[points.attack == attack], looks, load_protocol()["selection"]["budgets"], budget)
     fig, labels = axes[0].figure, points.drop_duplicates("row").set_index("row").label
     ran = set(points[points.done & points.gain.notna()].row)
-    keys = [Line2D([], [], ms=3, **v, label=labels[k] + ("" if k in ran else " (not run)")) for k, v in looks.items()]
+    keys = [Line2D([], [], ms=3, **v, label=labels[k]) for k, v in looks.items() if k in ran]
     at = dict(ls="", color="w", mec="k")
     keys += [Line2D([], [], ls="", color="k", marker=marker_of("none"), mew=1.2, label=words("none"))]
     keys += [Line2D([], [], marker="s", ms=5, label=f"chosen by accuracy, {budget:g} points", **at)]
@@ -103,7 +103,8 @@ def fig_frontier(
         ax.set(xlabel="accuracy (points), better →")
     note = "Accuracy on dev, relative to the poisoned model; the dotted lines are the budgets."
     beyond = f"{outside} settings lose more than {-_SPAN[0]:g} points and are not shown." if outside else ""
-    write_note(fig, note, beyond, local_note(points[points.done]))
+    missing = ", ".join(labels[k] for k in looks if k not in ran)
+    write_note(fig, note, beyond, f"Not run: {missing}." if missing else "", local_note(points[points.done]))
     return axes
 
 # %% ../../nbs/api/show/frontier.ipynb #af8f9cce

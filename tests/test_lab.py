@@ -216,6 +216,10 @@ def test_explorer(lab, page, tmp_path):
         label = page.locator(".widget-label", has_text=re.compile(f"^{name}$"))
         return page.locator(".widget-hslider", has=label).locator(".noUi-handle")
 
+    def menu(name):
+        label = page.locator(".widget-label", has_text=re.compile(f"^{name}$"))
+        return page.locator(".widget-dropdown", has=label).locator("select")
+
     def models():
         return page.locator(".widget-html th").all_text_contents()
 
@@ -234,7 +238,8 @@ def test_explorer(lab, page, tmp_path):
         page.keyboard.press("ArrowRight")
         lab.wait(f"another picture after moving {name}", lambda b=before: described() not in ("", b), ANSWER, page)
     page.screenshot(path=tmp_path / "changed.png")
-    page.locator(".widget-dropdown select").nth(1).select_option(label="CleanCLIP")
+    assert "entrenched" in menu("regime").locator("option").all_text_contents()
+    menu("method").select_option(label="CleanCLIP")
     lab.wait("the slider of CleanCLIP", lambda: slider("λ").count() == 1, ANSWER, page)
     lab.wait("the name of the other model", lambda: any(m.startswith("CleanCLIP, λ") for m in models()), ANSWER, page)
     assert slider("τ").count() == 0 and not page.faults

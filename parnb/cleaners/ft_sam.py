@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .base import Cleaner
+from .finetune import FINE_TUNING_RECIPES
 from ..registry import register_cleaner
 from ..training.objective import Objective, _batch_norms
 from ..training.recipe import Recipe
@@ -70,6 +71,10 @@ class SharpnessAwareObjective(Objective):
                 m.momentum = momentum
 
 # %% ../../nbs/api/cleaners/ft_sam.ipynb #3a43f4e2
+# those of fine-tuning, at the learning rate of the development below
+_TINY = FINE_TUNING_RECIPES["tiny"] | dict(recipe=FINE_TUNING_RECIPES["tiny"]["recipe"] | dict(lr=3e-3))
+
+
 @register_cleaner(
     "ft_sam",
     label="FT-SAM",
@@ -78,20 +83,7 @@ class SharpnessAwareObjective(Objective):
     colour="#56b4e9",
     marker="<",
     hatch="\\\\\\\\",
-    recipes={
-        # ours
-        "tiny": dict(
-            recipe=dict(epochs=2, batch_size=128, lr=3e-3, schedule="cosine"),
-            parameters=dict(rho=0.5),
-            grid=dict(lr=(1e-3, 2e-3, 3e-3, 4e-3)),
-        ),
-        "tiny/vit": dict(grid=dict(lr=(5e-4, 1e-3, 2e-3, 3e-3))),
-        # ours: as fine-tuning
-        "paper": dict(
-            recipe=dict(epochs=10, batch_size=64, lr=1e-5, warmup=0.003, weight_decay=0.1, beta2=0.999),
-            parameters=dict(rho=0.5),
-        ),
-    },
+    recipes=FINE_TUNING_RECIPES | dict(tiny=_TINY),
 )
 class SharpnessAware(Cleaner):
     """Fine-tunes by the gradient at the weights nearby where the loss is highest.

@@ -22,7 +22,7 @@ from .runs import Run, evaluation_seed
 from .scale_data import data_of
 
 # %% ../../nbs/api/study/monitor.ipynb #cdd14963
-_SHARE = 0.1  # of a training's forward and backward passes, which the looks at it may take
+_SHARE = 0.15  # of a training's forward and backward passes, which the looks at it may take
 
 
 class Monitor:

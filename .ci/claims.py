@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from parnb.study.claims import frozen_keys
-from parnb.study.protocol import later_hash, protocol_hash
+from parnb.study.protocol import later_hashes, protocol_hash
 
 PATH = Path(__file__).resolve().parents[1] / "parnb" / "presets" / "claims.json"
 ENTRY = re.compile(r'^( *)"name": "(\w+)",\n(?: *"frozen": .*\n)?', re.M)
@@ -22,7 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a rule is not frozen")
     check, text = parser.parse_args().check, PATH.read_text(encoding="utf-8")
-    today, hashes, changed = datetime.date.today().isoformat(), (protocol_hash(), later_hash()), {}
+    today, hashes, changed = datetime.date.today().isoformat(), (protocol_hash(), later_hashes()), {}
     for claim in json.loads(text)["claims"]:
         now = frozen_keys(claim, *hashes)
         if {k: v for k, v in claim.get("frozen", {}).items() if k != "date"} != now:

@@ -11,7 +11,7 @@ import pytest
 from parnb.core import PRESETS
 from parnb.scales import load_preset
 from parnb.study.claims import PLAN, frozen_keys
-from parnb.study.protocol import later_hash, protocol_hash
+from parnb.study.protocol import later_hashes, protocol_hash
 
 COMMAND = Path(__file__).resolve().parents[1] / ".ci" / "claims.py"
 
@@ -37,7 +37,7 @@ def freeze(tmp_path, monkeypatch):
 
 
 def test_every_rule_is_as_it_was_frozen():
-    hashes, claims = (protocol_hash(), later_hash()), load_preset("claims")["claims"]
+    hashes, claims = (protocol_hash(), later_hashes()), load_preset("claims")["claims"]
     assert len({c["name"] for c in claims}) == len(claims)
     changed = [c["name"] for c in claims if c["frozen"] != dict(date=c["frozen"]["date"]) | frozen_keys(c, *hashes)]
     assert not changed, f"freeze again with `python .ci/claims.py`: {changed}"

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from .style import colour_of, local_note, marker_of, words, write_not_run, write_note
-from ..study.protocol import ASR, CA, DEV, decisions, later_hash, load_later, load_protocol
+from ..study.protocol import ASR, CA, DEV, decisions, later_hashes, load_later, load_protocol
 from ..study.rates import in_words
 
 # %% ../../nbs/api/show/frontier.ipynb #c9a6277b
@@ -163,7 +163,9 @@ def protocol_note(
     images = f"{p['images']:,} images of the split {p['split']}"
     state = f"frozen {p['frozen']['date']}" if p["frozen"] else "a draft, not frozen"
     text = f"Protocol {name}, {state}. {images}; {int(rows.done.sum())}/{len(rows)} runs completed."
-    if added := [r["label"] for r in load_later()["rows"] if r["name"] in set(rows.row)]:
-        when = load_later()["frozen"]
-        text += f" Rows of {later_hash()}, {'frozen ' + when['date'] if when else 'a draft'}: {'; '.join(added)}."
+    hashes = later_hashes()
+    for name, addition in load_later().items():
+        if added := [r["label"] for r in addition["rows"] if r["name"] in set(rows.row)]:
+            when = f"frozen {addition['frozen']['date']}" if addition["frozen"] else "a draft"
+            text += f" Rows of {hashes[name]}, {when}: {'; '.join(added)}."
     return " ".join(filter(None, [text, local_note(rows[rows.done])]))

@@ -319,13 +319,15 @@ def judge(
 def frozen_keys(
     claim: Mapping,  # an entry of claims.json
     protocol: str,  # of `parnb.study.protocol.protocol_hash`
-    later: str = "",  # of `parnb.study.protocol.later_hash`
+    later: Mapping[str, str],  # of `parnb.study.protocol.later_hashes`
 ) -> dict:  # protocol: the hash, or None for a rule on development data; later: hash; rule: 12 hexadecimal digits
     "What a claim's entry `frozen` holds besides the date; `later` only if it judges a later row. Source: ours."
     rule = content_key({k: claim.get(k) for k in ("judge", "with", "where", "plans")})
-    added = {r["name"] for r in load_later()["rows"]} & {*map(str, claim.get("with", {}).values())}
     found = dict(protocol=protocol if PLAN in claim.get("plans", ()) else None)
-    return found | (dict(later=later) if added else {}) | dict(rule=rule)
+    for name, addition in load_later().items():
+        if {r["name"] for r in addition["rows"]} & {*map(str, claim.get("with", {}).values())}:
+            found["later"] = later[name]
+    return found | dict(rule=rule)
 
 # %% ../../nbs/api/study/claims.ipynb #57514f07
 def _source(claim: Mapping, collected: Mapping[str, pd.DataFrame]) -> str:

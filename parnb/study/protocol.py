@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ASR', 'CA', 'DEV', 'UNCLEANED', 'NOT_YET', 'OUTCOMES', 'load_protocol', 'load_later', 'all_rows', 'all_stages',
-           'row_settings', 'protocol_runs', 'without_notes', 'protocol_hash', 'later_hash', 'choose', 'oracle',
+           'row_settings', 'protocol_runs', 'without_notes', 'protocol_hash', 'later_hashes', 'choose', 'oracle',
            'decisions', 'undecided', 'check_frozen', 'require_frozen', 'due', 'evidence', 'outcomes', 'differences',
            'primary', 'per_attack']
 
@@ -34,8 +34,8 @@ def load_protocol() -> dict:  # the content of presets/protocol.json
     return load_preset("protocol")
 
 
-def load_later() -> dict:  # the content of presets/later.json
-    "Rows and stages that were added when the protocol was frozen already; they are frozen on their own. Source: ours."
+def load_later() -> dict[str, dict]:  # the content of presets/later.json: an addition's name -> frozen, rows, stages
+    "What was added when the protocol was frozen already; each addition is frozen on its own. Source: ours."
     return load_preset("later")
 
 
@@ -50,11 +50,12 @@ def all_stages() -> list[dict]:
 
 
 def _joined(what: str) -> list[dict]:
-    "What both files hold."
-    first, later = load_protocol()[what], load_later()[what]
-    if twice := {e["name"] for e in first} & {e["name"] for e in later}:
-        raise ParnbError(f"presets/later.json names {twice.pop()} among its {what}, as the protocol does: rename it")
-    return [*first, *later]
+    "What the protocol and all additions hold."
+    found = [e for content in (load_protocol(), *load_later().values()) for e in content[what]]
+    names = [e["name"] for e in found]
+    if twice := sorted(n for n in set(names) if names.count(n) > 1):
+        raise ParnbError(f"presets/later.json names {twice[0]} among its {what}, which exists already: rename it")
+    return found
 
 # %% ../../nbs/api/study/protocol.ipynb #bd06560f
 def row_settings(
@@ -156,9 +157,10 @@ def protocol_hash() -> str:  # 12 hexadecimal digits
     return _hash(load_protocol())
 
 
-def later_hash() -> str:  # 12 hexadecimal digits
-    "Name what was added later by its content and by the hash of the protocol, as `protocol_hash` does. Source: ours."
-    return content_key([protocol_hash(), _hash(load_later())])
+def later_hashes() -> dict[str, str]:  # an addition's name -> 12 hexadecimal digits
+    "Name each addition by its content and by the hash of the protocol, as `protocol_hash` does. Source: ours."
+    first = protocol_hash()
+    return {name: content_key([first, _hash(addition)]) for name, addition in load_later().items()}
 
 
 def _hash(p: dict) -> str:
@@ -260,12 +262,13 @@ def undecided(
 def check_frozen(
     *stages: str,  # that are to be run
 ) -> None:
-    """Raise `ParnbError` unless the protocol is frozen and still what was frozen; so are later rows if they are run.
+    """Raise `ParnbError` unless the protocol is frozen and still what was frozen; so are the additions that are run.
 
     `frozen` in the file is null until the development has ended, and then holds the date and the hash. Source: ours."""
     require_frozen("protocol", load_protocol()["frozen"], protocol_hash)
-    if {s["name"] for s in load_later()["stages"]} & {*stages}:
-        require_frozen("later", load_later()["frozen"], later_hash, "what was added to the protocol later")
+    for name, addition in load_later().items():
+        if {s["name"] for s in addition["stages"]} & {*stages}:
+            require_frozen("later", addition["frozen"], lambda: later_hashes()[name], f"the addition {name}")
 
 
 def require_frozen(
@@ -279,7 +282,7 @@ def require_frozen(
     if not frozen:
         raise ParnbError(
             f"{called} is not frozen yet, so nothing of it may be computed: end the development, then write the date "
-            f'and `{name}_hash()` into "frozen" of presets/{name}.json'
+            f'and the hash {hash_now()} into "frozen" of presets/{name}.json'
         )
     if (now := hash_now()) != frozen["hash"]:
         raise ParnbError(

@@ -116,6 +116,15 @@ def test_piped_notebook(tmp_path):
     assert (p.returncode, p.stderr, p.stdout.splitlines()[0]) == (0, "", "result")
 
 
+def test_a_piped_notebook_shows_a_line_a_minute(tmp_path):
+    "Here: a line in half a second."
+    often = "import parnb.progress\nparnb.progress._EVERY = 0.5"
+    p = piped([PARNB, *notebook(tmp_path, often, COUNT, "print('result')")])
+    lines = p.stderr.splitlines()
+    assert p.returncode == 0 and p.stdout.startswith("result") and len(lines) >= 2
+    assert all(line.startswith("counting: ") for line in lines), lines
+
+
 def test_verbose(tmp_path):
     "A failure is one sentence; with --verbose a traceback precedes it, and the notebook's output is logged."
     command = notebook(tmp_path, "print('on the way')\n1/0")

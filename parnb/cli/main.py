@@ -22,6 +22,7 @@ import typer
 from . import audit, doctor, filter, models
 from .options import ATTACK, CLEANING, RUN, SCALE, options, refuse, run_from
 from ..core import DATA, RUNS, ParnbError, explain_os
+from ..progress import progress_of_kernels
 
 # %% ../../nbs/api/cli/main.ipynb #08efd7b0
 app = typer.Typer(
@@ -63,10 +64,9 @@ def run(
     values = read_parameters(path, [tuple(p.split("=", 1)) for p in parameter or []])
     name = "-".join([path.stem, *(f"{k}_{v}" for k, v in values.items())]).replace("/", "_")
     target = out or RUNS / f"{name[:120]}.ipynb"
-    if sys.stderr.isatty():
-        os.environ["PARNB_TTY"] = os.ttyname(sys.stderr.fileno())
     try:
-        executed = execute_notebook(path, target, values)
+        with progress_of_kernels():
+            executed = execute_notebook(path, target, values)
     except OSError as e:
         raise explain_os(e, target) from e
     for cell in executed.cells:

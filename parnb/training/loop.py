@@ -208,7 +208,7 @@ def fit(
                 wrapped.eval()
                 log.rows[-1] |= monitor(objective.model)
                 wrapped.train()
-            if acc.is_main_process and not last and not log.pending and saver.due():
+            if not last and not log.pending and saver.due():
                 saver.save(_state(objective, opt, log.rows, acc.scaler))
             bar.step(recipe.batch_size, log.note)
     objective.eval()

@@ -65,8 +65,9 @@ class Saver:
         self.cost = 2 * self.spent * self.size / part
 
     def due(self) -> bool:
-        "Whether it is time for a save."
-        if self.partial is None or time.monotonic() - self.last <= self.seconds:
+        "Whether it is time for a save. Of several processes, the first one saves."
+        mine = self.partial is not None and int(os.environ.get("RANK", 0)) == 0
+        if not mine or time.monotonic() - self.last <= self.seconds:
             return False
         if self.cost is None:
             self._expect()

@@ -242,7 +242,7 @@ REBOUND = dict(
     ),
 )
 MEASURE = dict(
-    key=_option(str, None, "Measure the run of this result again."),
+    key=_option(str, None, "The run of this result; with --fresh, it is measured again."),
     fresh=_option(bool, False, "Measure on this machine, even if there is a result.", "--fresh"),
     json=_option(bool, False, "Print one JSON object and nothing else.", "--json"),
     pairs=_option(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECKOUT', 'PACKAGE', 'SHIPPED', 'DATA', 'FIGS', 'PRETRAINED', 'RELEASED', 'NBS', 'PRESETS', 'CACHE', 'ARTIFACTS',
-           'RUNS', 'LOCAL', 'SCIENCE', 'ParnbError', 'pick', 'content_key', 'file_sha256', 'explain_os', 'new_folder',
-           'write_file', 'locked', 'cached']
+           'RUNS', 'LOCAL', 'SCIENCE', 'ParnbError', 'pick', 'content_key', 'file_sha256', 'explain_os', 'first_line',
+           'new_folder', 'write_file', 'locked', 'cached']
 
 # %% ../nbs/api/core.ipynb #f33ebd8a
 import difflib
@@ -122,6 +122,13 @@ def explain_os(
     if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return ParnbError(f"{path} cannot be written: {move} to a folder that you may write to")
     return e
+
+
+def first_line(
+    e: BaseException,
+) -> str:
+    "The first line of an error's text, which may be empty. Source: ours."
+    return (str(e).splitlines() or [""])[0]
 
 
 def _flush(path: Path):

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer
 
-from .core import ParnbError, pick
+from .core import ParnbError, first_line, pick
 from .scales import lineage, load_preset
 
 # %% ../nbs/api/registry.ipynb #d618581f
@@ -176,9 +176,8 @@ def _load(
         try:
             entry.load()
         except Exception as e:
-            first = (str(e).splitlines() or [""])[0]
             print(
-                f"WARNING: {kind} {entry.name} ({entry.value}) did not load: {type(e).__name__}: {first}",
+                f"WARNING: {kind} {entry.name} ({entry.value}) did not load: {type(e).__name__}: {first_line(e)}",
                 file=sys.stderr,
             )
 

@@ -47,6 +47,8 @@ def _absolute(
         relative = isinstance(value, str) and value != "imagenet" and not value.startswith(("hf:", "/", "~"))
         return str(folder / value) if relative else value
 
+    if str(content.get("base", "")).endswith(".json"):
+        content["base"] = there(content["base"])
     for encoder in content.get("encoders", {}).values():
         for k in ("model", "pretrained"):
             if isinstance(encoder.get(k), str) and (folder / encoder[k]).exists():
@@ -124,6 +126,7 @@ def scale_names() -> tuple[str, ...]:  # ("paper", "small", "tiny")
 
 def check_scale(
     scale: str,  # what the user wrote
-) -> str:  # the same
+) -> str:  # the same, or the whole path of a JSON file
     "Return `scale` if it is one. Raises `ParnbError` otherwise. Source: ours."
-    return scale if str(scale).endswith(".json") else pick(scale, scale_names(), "scale")
+    own = str(scale).endswith(".json")
+    return str(Path(scale).expanduser().resolve()) if own else pick(scale, scale_names(), "scale")

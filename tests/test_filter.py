@@ -194,5 +194,6 @@ def test_each_option_of_the_source_reaches_the_scale(tmp_path, monkeypatch):
     more = ["--image-column", "file", "--caption-column", "text", "--root", "elsewhere", "--unreadable", "0.5"]
     effects = line(*MODEL, "--pairs", "pairs.csv", *SCORE, "--out", "kept.csv", *more)
     named = json.loads(effects["content"])["sources"]["pairs"]
-    assert named == dict(source=str(tmp_path / "pairs.csv"), image="file", caption="text", root="elsewhere", limit=0.5)
+    about = dict(image="file", caption="text", root=str(tmp_path / "elsewhere"), limit=0.5)
+    assert named == dict(source=str(tmp_path / "pairs.csv"), **about)
     assert effects["drop"] == 0.05 and effects["out"] == "kept.csv"

@@ -148,7 +148,7 @@ def _detectors(only: dict | None, pairs: bool) -> tuple:
 
 def _images_of(typed: dict, count: int) -> str:
     "The scale that holds the images and class names. Raises `ParnbError` for options that would have no effect."
-    from parnb.scales import load_preset
+    from parnb.scales import check_scale, load_preset
     from parnb.study.doctor import preflight
 
     if "images" in typed:
@@ -159,7 +159,7 @@ def _images_of(typed: dict, count: int) -> str:
         raise ParnbError("parnb audit needs --images, a folder with a folder of images per class, or --scale")
     why = "needs --images; without it the images and class names of the scale are used"
     refuse(typed, ("names", "templates", "unreadable"), why)
-    return typed["scale"]
+    return check_scale(typed["scale"])
 
 
 def _report_file(out: Path | None) -> Path | None:
@@ -169,7 +169,7 @@ def _report_file(out: Path | None) -> Path | None:
     if out is not None:
         if out.suffix != ".html" or out.is_dir():
             raise ParnbError(f"--out {out} is no HTML file: give a name that ends in .html")
-        check_out(out.with_suffix(""))  # that something can be made beside it
+        check_out(out.parent)
     return out
 
 # %% ../../nbs/api/cli/audit.ipynb #18d88bb6

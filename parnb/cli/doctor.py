@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from .models import MEASURE, _own
+from .models import CSV, MEASURE, _own
 from .options import DATA_PANEL, OWN, PAIRS, _option, options, refuse
 from ..core import ARTIFACTS, DATA, NBS, PRETRAINED, RELEASED, ParnbError, explain_os
 
@@ -86,6 +86,8 @@ def doctor(typed):
         from parnb.scales import load_preset
         from parnb.study.doctor import FAILS, examine
 
+        refuse(typed, () if "pairs" in typed else CSV, "needs --pairs")
+        refuse(typed, () if "images" in typed else ("names", "templates"), "needs --images")
         scale = _own(typed)["scale"]
         states = []
         for check in examine(scale, load_preset(scale)["encoder"]):

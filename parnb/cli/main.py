@@ -21,7 +21,7 @@ import typer
 
 from . import audit, doctor, filter, models
 from .options import ATTACK, CLEANING, RUN, SCALE, options, refuse, run_from
-from ..core import DATA, RUNS, ParnbError, explain_os
+from ..core import DATA, RUNS, ParnbError, explain_os, first_line
 from ..progress import progress_of_kernels
 
 # %% ../../nbs/api/cli/main.ipynb #08efd7b0
@@ -248,6 +248,7 @@ def main():
         if hasattr(e, "show"):  # typer's own message about a wrong option, with the usage
             e.show()
         else:
-            first = (str(e).splitlines() or [""])[0]
-            _report(f"{type(e).__name__}: {first}; this is an error in parnb or in a library: --verbose shows where")
+            _report(
+                f"{type(e).__name__}: {first_line(e)}; this is an error in parnb or in a library: --verbose shows where"
+            )
     sys.exit(code)

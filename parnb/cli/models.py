@@ -87,7 +87,7 @@ def _own(
     from parnb.study.own import own_scale
 
     given, names = dict(typed), dict(image_column="image", caption_column="caption", root="root")
-    columns = {names[k]: str(given.pop(k)) if k == "root" else given.pop(k) for k in names if k in given}
+    columns = {names[k]: given.pop(k) for k in names if k in given}
     about = {k: given.pop(k) for k in ("pairs", *MEASURE_OWN) if k in given}
     renamed = dict(images_count="count", unreadable="limit")
     about = {renamed.get(k, k): v for k, v in about.items()}
@@ -135,13 +135,14 @@ def poison(typed):
         compute = compute_of(typed)
         return _print_once(poisoned_clip(run_from(typed, method="none"), compute))
     compute, out, shards = compute_of(typed), typed.pop("out", None), typed.pop("shards", None)
+    if out is not None:  # the folder that is made; a rate of 0 makes a control
+        out = out.with_name(out.name.removesuffix("-backdoored") + "-backdoored" * (typed.get("rate") != 0))
     _check_own(typed, out)
     run = run_from(_own(typed), method="none")
     preflight(run.scale, run.encoder)
     if shards:
         _write_poisoned(run, shards)
-    folder = out.with_name(out.name.removesuffix("-backdoored") + "-backdoored" * bool(run.attack.poisoning.about()))
-    _print_once(publish(poisoned_clip(run, compute), folder))
+    _print_once(publish(poisoned_clip(run, compute), out))
 
 
 def _write_poisoned(
@@ -334,6 +335,7 @@ def measure(typed):
     from parnb.study.doctor import preflight
     from parnb.study.measure import in_lines, strengths
     from parnb.study.measure import measure as measure_run
+    from parnb.scales import check_scale
     from parnb.study.runs import default_encoder, encoder_of
 
     as_json, fresh = typed.pop("json", False), typed.pop("fresh", False)
@@ -343,8 +345,7 @@ def measure(typed):
         from parnb.study.results import run_of
 
         refuse(typed, tuple(sorted(set(typed) - {"key", "scale"})), "has no effect with --key, which names a whole run")
-        key, scale = find_result(typed["key"]) if "scale" not in typed else (typed["key"], typed["scale"])
-        chosen = run_of(key, scale)
+        chosen = run_of(*find_result(typed["key"], typed.get("scale")))
     elif "model" in typed:
         chosen = _own_run(_with_rebound(typed, typed["model"]))
         preflight(chosen.scale, chosen.encoder)
@@ -352,7 +353,7 @@ def measure(typed):
         needed = "needs --model: name your architecture or model folder; without it a model of a scale is measured"
         refuse(typed, ("checkpoint", *MEASURE_OWN), needed)
         refuse(typed, CSV, needed)
-        scale = typed.setdefault("scale", "tiny")
+        scale = typed["scale"] = check_scale(typed.get("scale", "tiny"))
         encoder = encoder_of(scale, typed.get("encoder") or default_encoder(scale))
         chosen = run_from(_with_rebound(typed, encoder["model"]))
     if int(os.environ.get("RANK", 0)):  # the processes of torchrun train together; the first one measures

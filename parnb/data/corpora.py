@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import CACHE, ParnbError, content_key, explain_os, locked, pick, write_file
+from ..core import CACHE, ParnbError, content_key, explain_os, first_line, locked, pick, write_file
 from .csv_rows import read_header, read_rows
 from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Column, Images, open_index
 from .pairs import Pairs
@@ -177,7 +177,7 @@ def load_dataset(
         return datasets.load_dataset(path, split=split, revision=revision, **options)
     except Exception as e:
         raise ParnbError(
-            f"the dataset {name} cannot be loaded ({type(e).__name__}: {(str(e).splitlines() or [''])[0]}): check its "
+            f"the dataset {name} cannot be loaded ({type(e).__name__}: {first_line(e)}): check its "
             f"name, its split {split!r} and the network, or download it and give its folder"
         ) from None
 
@@ -267,13 +267,12 @@ def _fetch_shards(
                 write_file(folder / "state.json", json.dumps(state))
                 done += len(part)
                 bar.step(len(part))
-    except ParnbError:
-        raise
-    except OSError as e:
-        raise explain_os(e, folder) from e
     except Exception as e:
+        why = explain_os(e, folder) if isinstance(e, OSError) else e  # a network that fails is an OSError too
+        if isinstance(why, ParnbError):
+            raise why from e
         raise ParnbError(
-            f"fetching {name} failed after {done} rows ({type(e).__name__}: {str(e).splitlines()[0]}): "
+            f"fetching {name} failed after {done} rows ({type(e).__name__}: {first_line(e)}): "
             "run the same command again to continue from there"
         ) from None
 
@@ -364,7 +363,9 @@ def _open_hub(name: str, size: int, image, caption, most, limit, split: str, str
         streaming = most is not None and not Path(name).exists()
     if streaming:
         if not most:
-            raise ParnbError(f"the number of rows to fetch from hf:{name} is unknown: give it with `most` (`--count`)")
+            raise ParnbError(
+                f"the number of rows to fetch from hf:{name} is unknown: give it with `most` (`--clean-count`)"
+            )
         wanted = dict(jpg=(image, IMAGE_COLUMNS, "images"), txt=(caption, CAPTION_COLUMNS, "captions"))
         return _open_shards(fetch_rows(name, split, most, wanted)[0], size, most, limit)
     ds = load_dataset(name, split)

@@ -28,7 +28,18 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..core import ARTIFACTS, CACHE, PRESETS, PRETRAINED, RUNS, ParnbError, file_sha256, pick, write_file
+from parnb.core import (
+    ARTIFACTS,
+    CACHE,
+    PRESETS,
+    PRETRAINED,
+    RUNS,
+    ParnbError,
+    file_sha256,
+    first_line,
+    pick,
+    write_file,
+)
 from .folders import architecture_of, folder_weights, read_config, read_weights
 from .formats import fill_model, read_checkpoint, usual_preprocessing
 from ..progress import progress
@@ -103,7 +114,7 @@ def _tokenizer(name: str, context_length: int | None = None) -> Callable:
         raise ParnbError(
             f"the tokenizer of {name} ({where} on the Hugging Face hub) is not on this computer and cannot be "
             "downloaded: connect to the internet once, or call `save_clip(…, tokenizer=…)` on a computer that has "
-            f"it and copy the folder here ({str(e).splitlines()[0]})"
+            f"it and copy the folder here ({first_line(e)})"
         ) from e
 
 
@@ -116,9 +127,7 @@ def _folder_tokenizer(folder: Path, name: str, text: dict) -> Callable:
     try:
         return HFTokenizer(str(folder), text.get("context_length", 77), **options)
     except (OSError, ImportError, ValueError) as e:
-        raise ParnbError(
-            f"the tokenizer in {folder} cannot be read ({str(e).splitlines()[0]}): {_remedy(folder)}"
-        ) from e
+        raise ParnbError(f"the tokenizer in {folder} cannot be read ({first_line(e)}): {_remedy(folder)}") from e
 
 
 def _check_folder(folder: Path):
@@ -145,7 +154,7 @@ def _from_folder(folder: Path, device) -> tuple[nn.Module, Callable, Callable]:
             options = dict(device=device, pretrained_text=False)
             model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{d}", **options)
         except (RuntimeError, OSError, ValueError, TypeError, AssertionError) as e:
-            raise ParnbError(f"open_clip cannot build the model in {folder} ({str(e).splitlines()[0]})") from e
+            raise ParnbError(f"open_clip cannot build the model in {folder} ({first_line(e)})") from e
     fill_model(model, read_weights(folder), name, folder)
     return model.eval(), preprocess, _folder_tokenizer(folder, name, made["model_cfg"]["text_cfg"])
 
@@ -193,8 +202,7 @@ def load_clip(
                 name, pretrained=tag, pretrained_text=not file, device=device, **options
             )
     except (RuntimeError, SafetensorError, OSError) as e:
-        cause = str(e).splitlines()[0]
-        raise ParnbError(f"the weights {str(pretrained)!r} cannot be loaded into {name}: {cause}") from e
+        raise ParnbError(f"the weights {str(pretrained)!r} cannot be loaded into {name}: {first_line(e)}") from e
     if file:
         fill_model(model, state, name, file)
     if trained_as and name not in trained_as:

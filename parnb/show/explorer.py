@@ -17,7 +17,7 @@ from typing import Any
 import ipywidgets as W
 import pandas as pd
 
-from ..core import ParnbError, pick
+from ..core import ParnbError, first_line, pick
 from ..progress import Progress, redirect_progress
 from ..registry import find, label, methods_at
 from ..scales import load_preset
@@ -189,8 +189,8 @@ class Explorer(Controls):
         try:
             return act(*args)
         except Exception as e:
-            self.error, first = e, (str(e).splitlines() or [""])[0]
-            bug = f"{type(e).__name__}: {first}. This is a bug of parnb: `raise explorer.error` shows its traceback."
+            self.error, what = e, f"{type(e).__name__}: {first_line(e)}"
+            bug = f"{what}. This is a bug of parnb: `raise explorer.error` shows its traceback."
             text = escape(str(e) if isinstance(e, ParnbError) else bug)
             self.message.value = f'<b style="color:#b3261e">{text}</b>'
 

@@ -21,9 +21,9 @@ from IPython.display import display
 from ..core import FIGS, LOCAL, RELEASED, write_file
 from ..registry import cleaners
 from ..scales import load_preset, scale_folder, scale_name
-from .style import attacks_in, is_local, methods_in, not_registered
+from .style import is_local, methods_in, not_registered
 from ..study.plans import collect, plan
-from ..study.rates import COUNTS, OUTCOME, Rate, in_words, rate_of
+from ..study.rates import COUNTS, OUTCOME, Rate, in_order, in_words, rate_of
 from ..study.runs import default_encoder
 
 # %% ../../nbs/api/show/tables.ipynb #87f8e32e
@@ -38,12 +38,6 @@ def show_table(
         display(frame)
 
 # %% ../../nbs/api/show/tables.ipynb #795e3762
-def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
-    "No attack first, then registered attacks in their order, then the others."
-    order = {a: i for i, a in enumerate(attacks_in(rows))}
-    return rows.sort_values("attack", key=lambda a: a.map(order), kind="stable")
-
-
 def _mark_best(
     cells: dict[str, Rate],  # method -> its cell
     column: str,  # the measure
@@ -74,7 +68,7 @@ def by_method(
     """
     heading, out, shown = heading or by.replace("_", " "), [], 0
     heads = _headings(methods_in(rows))
-    for value, group in _in_order(rows).groupby(by, sort=False, dropna=False):
+    for value, group in in_order(rows).groupby(by, sort=False, dropna=False):
         for column, word in measures.items():
             if column != "clean_accuracy" and (group.attack == "none").all():
                 continue  # without an attack there is no ASR
@@ -104,7 +98,7 @@ def by_setting(
     by, out, known = {c: h for c, h in by.items() if c in rows}, [], _of_cleaning()
     cleaning = [c for c in by if c in known]
     rows = rows.assign(**{c: rows[c].where(rows.method != "none") for c in cleaning})
-    for values, group in _in_order(rows).groupby(list(by), sort=False, dropna=False) if len(rows) else ():
+    for values, group in in_order(rows).groupby(list(by), sort=False, dropna=False) if len(rows) else ():
         settings = {h: in_words(c, v) for (c, h), v in zip(by.items(), values)}
         if list(by) == cleaning and not any(settings.values()):
             settings[by[cleaning[0]]] = in_words("method", "none")

@@ -11,7 +11,7 @@ import pandas as pd
 # %% ../../nbs/api/study/account.ipynb #5f96988e
 MOVED = ("dev_distance_images", "dev_distance_texts", "dev_aligned_images", "dev_aligned_texts")
 STILL = 0.02  # a mean squared distance below this is a cosine above 0.99: the model hardly changed
-REACHED = 0.8  # share of tau from which a threshold counts as reached: the loss ceases to act pair by pair
+REACHED = 0.8  # share of tau from which, for one tower, it counts as reached: the loss ceases to act pair by pair
 
 
 def account(
@@ -26,7 +26,8 @@ def account(
     out |= {c: float(log[c].dropna().iloc[-1]) for c in MOVED if c in log and log[c].notna().any()}
     if tau is not None and "s_img" in log:
         late = log.iloc[-max(1, len(log) // 10) :]  # the last tenth of the steps: single batches vary
-        out |= dict(tau=tau, tau_images=float(late.s_img.mean()), tau_texts=float(late.s_txt.mean()))
+        kind = "a" if "a_img" in log else "s"  # where a distance is logged modulo a rotation, tau applies to it
+        out |= dict(tau=tau, tau_images=float(late[f"{kind}_img"].mean()), tau_texts=float(late[f"{kind}_txt"].mean()))
     return {k: round(v, 4) for k, v in out.items()}
 
 # %% ../../nbs/api/study/account.ipynb #cc791f75
@@ -44,7 +45,7 @@ def account_words(
     if "tau" in a:
         shares = [a[f"tau_{t}"] / a["tau"] for t in ("images", "texts")]
         parts.append(f"threshold tau {a['tau']:g}: images at {shares[0]:.0%}, texts at {shares[1]:.0%} of it")
-        if min(shares) < REACHED:
+        if max(shares) < REACHED:
             out.append("WARNING: the threshold was not reached: raise --lr or --epochs, or lower --tau")
     if a.get("dev_aligned_images", 1) < STILL:
         out.append("WARNING: the model hardly changed, so a backdoor would still be there: raise --lr or --epochs")

@@ -10,7 +10,6 @@ __all__ = ['SEARCHED', 'MEASURED', 'UNSEEN', 'STATEMENT', 'accuracy_change', 'un
 
 # %% ../../nbs/api/study/certificate.ipynb #de704708
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from ..models.folders import architecture_of
 from ..registry import detectors, find
 from ..scales import load_preset
 from .artifacts import artifact, read_record
-from .audit import Audit, identity_of, as_json, audit, defender_of
+from .audit import Audit, as_json, audit, defender_of, identity_of, plain_values
 from .canaries import GONE
 from .measure import kept
 from .protocol import load_protocol
@@ -424,18 +423,9 @@ def certificate_words(
     return lines + [f"not tested: {'; '.join(c.untested)}"]
 
 
-def _plain(value):
-    "The same, with None for what is not a number."
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def certificate_json(
     c: Certificate,
 ) -> dict:  # anything but pictures and triggers
     "A certificate for programs. Source: ours."
     rest = {k: getattr(c, k) for k in ("accuracy", "remains", "canaries", "further", "untested")}
-    return _plain(dict(statement=STATEMENT, before=as_json(c.before), after=as_json(c.after)) | rest)
+    return plain_values(dict(statement=STATEMENT, before=as_json(c.before), after=as_json(c.after)) | rest)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..core import LOCAL, PRESETS, ParnbError, pick
+from ..core import LOCAL, ParnbError, pick
 from ..registry import label
 from ..scales import scale_name, scale_names
 from .plans import experiments, plan
@@ -228,10 +228,11 @@ def _made_words(
 
 def find_result(
     key: str,  # of a result; its beginning is enough
+    scale: str | None = None,  # its scale; None: any
 ) -> tuple[str, str]:  # the whole key, its scale
-    "Find a result at any scale. Raises `ParnbError` for an unknown or ambiguous key. Source: ours."
-    own = [p.stem for p in LOCAL.glob("*.csv") if not (PRESETS / f"{p.stem}.json").exists()]
-    places = [(k, s) for s in dict.fromkeys([*scale_names(), *own]) for k in results(s).index]
+    "Find a result. Raises `ParnbError` for an unknown or ambiguous key. Source: ours."
+    own = [p.stem for p in LOCAL.glob("*.csv") if (LOCAL / p.stem).is_dir()]  # costs have no folder beside them
+    places = [(k, s) for s in ([scale] if scale else dict.fromkeys([*scale_names(), *own])) for k in results(s).index]
     found = [(k, s) for k, s in places if k.startswith(key)]
     if len(found) > 1:
         raise ParnbError(
@@ -246,7 +247,7 @@ def explain(
 ) -> str:  # several lines
     "Explain a result: what it is, its numbers, where it is used, and the command that makes it again. Source: ours."
     if isinstance(what, str):
-        key, scale = (what, scale) if scale else find_result(what)
+        key, scale = find_result(what, scale)
         run = run_of(key, scale)
     else:
         run, key = what, what.key

@@ -25,6 +25,7 @@ from ..models.clip import image_size, load_clip
 from ..registry import Method, detectors
 from .artifacts import DEVICE
 from .doctor import preflight
+from .own import check_out
 from .runs import encoder_of
 from .scale_data import data_of
 
@@ -152,9 +153,7 @@ def check_files(
     for p in (out, scores):
         if p.exists():
             raise ParnbError(f"{p} exists already, and parnb filter replaces nothing: choose another --out")
-    parent = next(p for p in out.absolute().parents if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise ParnbError(f"--out {out} cannot be written: choose a folder that you may write to")
+    check_out(out)
     return out, scores
 
 

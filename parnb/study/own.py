@@ -45,7 +45,8 @@ def _sources(
     "The `sources` of a preset."
     out, most = {}, {} if limit is None else dict(limit=limit)
     if pairs is not None:
-        out["pairs"] = dict(source=_absolute(pairs), **(pair_options or {})) | most
+        placed = {k: _absolute(v) if k == "root" else v for k, v in (pair_options or {}).items()}
+        out["pairs"] = dict(source=_absolute(pairs), **placed) | most
     if images is not None:
         names = read_names(names) if isinstance(names, (str, Path)) else names
         out["images"] = dict(source=_absolute(images), **(dict(names=list(names)) if names else {})) | most
@@ -129,7 +130,7 @@ def own_scale(
     used, or else the name "own". Raises `ParnbError` for an unknown base, for an architecture without weights, for
     templates without {}, and for captions without their images. Source: ours.
     """
-    check_scale(base)
+    base = check_scale(base)
     if (captions is None) != (captions_images is None):
         raise ParnbError("--captions and --captions-images belong together: a JSON file, and the folder of its images")
     check_model(model, checkpoint)

@@ -21,7 +21,7 @@ import torch
 
 from ..core import RUNS, ParnbError
 from ..progress import progress
-from ..scales import load_preset, scale_folder
+from ..scales import check_scale, load_preset, scale_folder
 from .artifacts import artifact_folder, clean_clip
 from .measure import measure
 from .notebooks import drawing_notebooks, execute_notebook
@@ -268,7 +268,7 @@ def draw(
     from papermill.inspection import inspect_notebook
 
     known = inspect_notebook(str(path))
-    scale = str(Path(scale).resolve()) if scale.endswith(".json") else scale  # a notebook runs in its own folder
+    scale = check_scale(scale)  # a notebook runs in its own folder
     values = dict(scale=scale, encoder=default_encoder(scale), compute=False)
     if name in experiments(scale) and len(runs := plan(name, scale)):  # perhaps other attacks than the notebook names
         values["attack"] = runs.attack.iloc[0]
@@ -335,9 +335,11 @@ def reproduce(
     for note in work.notes():
         print(note, flush=True)
     missing, cores = [run for run, _ in work.missing.values()], os.cpu_count() or 1
-    usual = len(missing) if executor == "slurm" else len(gpus()) or cores
-    jobs_at_once = min(jobs or usual, max(1, len(missing)))
-    print(work.summary(jobs_at_once), flush=True)
+
+    def at_once(count: int) -> int:
+        return min(jobs or (count if executor == "slurm" else len(gpus()) or cores), max(1, count))
+
+    print(work.summary(at_once(len(missing))), flush=True)
     if dry_run:
         for run in missing:
             print("  ", run_name(run))
@@ -345,9 +347,9 @@ def reproduce(
     if missing and "sources" in load_preset(scale):
         _fetch(scale, missing)
     failed, tried = {}, set()
-    while work.missing.keys() - tried:  # results of the protocol decide what is run next
-        tried |= work.missing.keys()
-        failed |= Pool(work.missing, jobs_at_once, executor, cluster).compute()
+    while new := {k: v for k, v in work.missing.items() if k not in tried}:  # results decide what is run next
+        tried |= new.keys()
+        failed |= Pool(new, at_once(len(new)), executor, cluster).compute()
         work = Work(scale, only, seeds)
     failed |= draw_all(work.notebooks, scale, jobs or cores)
     for what, why in failed.items():

@@ -34,9 +34,9 @@ def _read_table(
 ) -> pd.DataFrame:
     "Read a results file. Raises `ParnbError` naming the first damaged row."
     rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
-    if not rows:
+    if len(rows) < 2:
         return pd.DataFrame().rename_axis("key")
-    table = pd.read_csv(path, dtype=dict(key=str, after=str), on_bad_lines="skip") if len(rows) > 1 else pd.DataFrame()
+    table = pd.read_csv(path, dtype=dict(key=str, after=str), on_bad_lines="skip")
     keys = [row[0] for row in rows[1:] if row]
     for i, row in enumerate(rows[1:]):
         key = row[0] if row else ""

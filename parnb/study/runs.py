@@ -342,8 +342,6 @@ def image_count(
 def _names(scale: str, encoder: str | None, attack: str | None, method: str | None) -> tuple[str, str, str, str]:
     "The scale, encoder, attack and method that are meant, all known."
     scale = check_scale(scale)
-    if scale.endswith(".json"):
-        scale = str(Path(scale).expanduser().resolve())
     preset = load_preset(scale)
     encoder, usual = encoder or default_encoder(scale), preset["default"]
     attack, method = attack or usual["attack"], method or usual["method"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core import ParnbError
+from ..core import ParnbError, first_line
 from ..data.pairs import article, mentions
 from ..data.scenes import GROUNDS, NAMES, ONE, RELATIONS, TWO
 from ..progress import progress
@@ -176,7 +176,7 @@ class LanguageModel:
             self.model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype).eval()
         except (OSError, ValueError) as e:
             raise ParnbError(
-                f"the language model {name!r} cannot be loaded ({str(e).splitlines()[0]}): give the folder of a model "
+                f"the language model {name!r} cannot be loaded ({first_line(e)}): give the folder of a model "
                 "on this machine, connect to the network, or use the grammar, which needs neither"
             ) from None
         if torch.cuda.is_available():

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..core import CACHE, ParnbError, cached, content_key, locked, write_file
+from ..core import CACHE, ParnbError, cached, content_key, first_line, locked, write_file
 from ..data.pairs import Pairs, open_pairs, save_pairs
 from ..data.scenes import NAMES, SIZE
 from ..data.shards import claim_folder, pack_shard, read_shards, write_manifest
@@ -59,7 +59,7 @@ class TextToImage:
             self.pipe = pipe.to(device)
         except (OSError, ValueError) as e:
             raise ParnbError(
-                f"the text-to-image model {name!r} cannot be loaded ({str(e).splitlines()[0]}): "
+                f"the text-to-image model {name!r} cannot be loaded ({first_line(e)}): "
                 "give the folder of a diffusers pipeline on this machine, or connect to the network"
             ) from None
         self.pipe.set_progress_bar_config(disable=True)

@@ -57,11 +57,16 @@ def done(source, tmp_path_factory):
     plain = beside / "plain.csv"  # the paths in it start from the folder of the other one
     shutil.copy(folder / "pairs.csv", plain)
     files = folder / "files"
+    broken = beside / "broken"
+    shutil.copytree(files, broken)
+    (broken / f"{COUNT}.png").write_text("no image")
+    (broken / f"{COUNT}.txt").write_text("a photo of a bus")
     commands = {
         "csv": [*MODEL, *csv, *SCORE, "--drop", "0.1", "--out", out / "sub" / "kept.csv"],
         "density": [*MODEL, *csv, "--detector", "density", "--out", out / "dense.csv"],
         "root": [*MODEL, "--pairs", plain, *columns, "--root", folder, *SCORE, "--out", folder / "rooted.csv"],
         "folder": [*MODEL, "--pairs", files, *SCORE, "--drop", "0.2", "--out", out / "shards"],
+        "broken": [*MODEL, "--pairs", broken, *SCORE, "--drop", "0.2", "--out", out / "readable"],
         "again": [*MODEL, *csv, *SCORE, "--out", out / "sub" / "kept.csv"],
         "there": [*MODEL, *csv, *SCORE, "--out", out / "there.csv"],
         "folder there": [*MODEL, "--pairs", files, *SCORE, "--out", out / "full"],
@@ -119,6 +124,16 @@ def test_all_pairs_are_in_the_csv_of_scores(source, done):
     assert scores.caption.tolist() == old.text[old.text.notna()].tolist()
     assert (~scores.kept).sum() == 6 and scores.score[~scores.kept].min() >= scores.score[scores.kept].max()
     assert set(poisoned) <= set(scores.id[~scores.kept])
+
+
+def test_an_image_that_cannot_be_read_is_left_out(done):
+    "It would be a grey image in the shards, which nothing tells from others."
+    results, out, _ = done
+    assert results["broken"].returncode == 0, results["broken"].stderr
+    scores, images = pd.read_csv(out / "readable-scores.csv"), open_source(out / "readable", 64, limit=0.0).images[:]
+    assert len(scores) == COUNT + 1 and len(images) == scores.kept.sum() and scores.kept.sum() in (48, 49)
+    assert not (images == 128).all(axis=(1, 2, 3)).any()
+    assert ("1 left out whose images" in results["broken"].stdout) == (scores.kept.sum() == 48)
 
 
 def test_one_line_says_what_was_done(done):

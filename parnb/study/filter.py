@@ -117,15 +117,17 @@ class Filtered:
     "What a filter did. Source: ours."
 
     read: int  # pairs
-    dropped: int  # of them
+    dropped: int  # of them, for their scores
     threshold: float  # the lowest score that was dropped
+    unreadable: int  # further pairs that are left out, because their images could not be read
     out: Path  # the kept pairs: a csv, or a folder of shards
     scores: Path  # a csv with id, caption, score and kept of every pair
 
     def __str__(self) -> str:
+        grey = f"{self.unreadable} left out whose images cannot be read, " if self.unreadable else ""
         return (
-            f"{self.read} pairs read, {self.dropped} dropped with a score of {self.threshold:.4g} or more, "
-            f"{self.read - self.dropped} kept in {self.out}, all scores in {self.scores}; "
+            f"{self.read} pairs read, {self.dropped} dropped with a score of {self.threshold:.4g} or more, {grey}"
+            f"{self.read - self.dropped - self.unreadable} kept in {self.out}, all scores in {self.scores}; "
             "the detector finds only pairs that are unusual, so a kept pair is not known to be clean"
         )
 
@@ -191,7 +193,9 @@ def filter_source(
     net = net.to(DEVICE).eval()
     pairs = with_preprocessing(data.pairs("poison", None, image_size(net)), net)
     scores = np.asarray(detector.fit(Defender(net, tokenizer, pairs=pairs)).score(pairs), np.float64)
-    kept = keep_pairs(scores, drop)
+    chosen = keep_pairs(scores, drop)
+    kept = chosen.copy()
+    kept[[*getattr(pairs.images, "bad", {})]] = False  # shards would hold them as grey images
     with locked(out):
         check_files(out, source is not None)  # another process may have been faster
         with _replacing(out) as new, _replacing(beside) as table:
@@ -203,4 +207,5 @@ def filter_source(
             else:
                 columns = {k: options[k] for k in ("image", "caption", "root", "sep") if k in options}
                 write_kept_rows(source, new, kept, out.parent, **columns)
-    return Filtered(len(pairs), int((~kept).sum()), float(scores[~kept].min()), out, beside)
+    counts = dict(dropped=int((~chosen).sum()), unreadable=int((chosen & ~kept).sum()))
+    return Filtered(len(pairs), threshold=float(scores[~chosen].min()), out=out, scores=beside, **counts)

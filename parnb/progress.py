@@ -46,7 +46,7 @@ def _output():
     "Where progress goes: our standard error, or that of the `parnb run` that started this kernel."
     if named := os.environ.get("PARNB_PROGRESS"):
         try:
-            return open(named, "w")
+            return open(named, "w", errors="backslashreplace")
         except OSError:
             pass
     return sys.stderr
@@ -64,6 +64,7 @@ class Progress:
         self.name, self.total, self.unit = name, total, unit
         self.n, self.start, self.last, self.note = 0, time.monotonic(), 0.0, ""
         self.bar = self.handle = self.output = None
+        self.opened = False  # whether `output` is ours to close
         self.written: float | None = None  # when the last line was written into a file or a pipe
         self.show = _REDIRECT.get() if name else None
         if self.show:
@@ -74,6 +75,7 @@ class Progress:
     def _open(self):
         "Open a bar in a terminal, a line in a notebook, and lines in a file or a pipe."
         self.output = _output()
+        self.opened = self.output is not sys.stderr
         if "ipykernel" in sys.modules and "IPython" in sys.modules:
             from IPython.display import display
 
@@ -83,7 +85,7 @@ class Progress:
 
             shape = dict(leave=False, dynamic_ncols=True, smoothing=0.1)
             self.bar = tqdm(total=self.total or None, desc=self.name, unit=self.unit, file=self.output, **shape)
-        elif int(os.environ.get("RANK", 0)) == 0 and (self.handle is None or self.output is not sys.stderr):
+        elif int(os.environ.get("RANK", 0)) == 0 and (self.handle is None or self.opened):
             self.written = self.start
 
     def line(self) -> str:
@@ -125,8 +127,9 @@ class Progress:
             self.handle.update(_Line(self))
         if self.bar is not None:
             self.bar.close()
-        if self.output not in (None, sys.stderr):
-            self.output.close()
+        if self.opened:
+            with suppress(OSError):  # as in `step`
+                self.output.close()
 
 # %% ../nbs/api/progress.ipynb #8e04dc59
 @contextmanager
@@ -163,7 +166,7 @@ def redirect_progress(
 # %% ../nbs/api/progress.ipynb #de881244
 def _copy_lines(pipe: int):
     "Write the lines of a pipe to standard error, until an empty one."
-    with os.fdopen(pipe, encoding="utf-8") as lines:
+    with os.fdopen(pipe, errors="replace") as lines:
         for line in iter(lines.readline, "\n"):
             with suppress(OSError):  # as in `Progress.step`
                 print(line, end="", file=sys.stderr, flush=True)
@@ -179,7 +182,7 @@ def _lines_copied(named: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.write(pipe, b"\n")
+        os.write(pipe, b"\n\n")  # the first one ends a line that a killed kernel left unfinished
         copying.join()
 
 
@@ -187,11 +190,12 @@ def _lines_copied(named: str) -> Iterator[None]:
 def progress_of_kernels() -> Iterator[None]:
     "Show the progress of the kernels that are started meanwhile in our terminal, file or pipe. Source: ours."
     with ExitStack() as stack:
-        if sys.stderr.isatty():
-            os.environ["PARNB_PROGRESS"] = os.ttyname(sys.stderr.fileno())
-        elif os.name == "posix":
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="parnb-"))
-            os.environ["PARNB_PROGRESS"] = f"{folder}/progress"
-            stack.enter_context(_lines_copied(os.environ["PARNB_PROGRESS"]))
+        with suppress(OSError):  # a system without them shows no progress of kernels
+            if os.name == "posix" and sys.stderr.isatty():
+                os.environ["PARNB_PROGRESS"] = os.ttyname(sys.stderr.fileno())
+            elif os.name == "posix":
+                named = stack.enter_context(tempfile.TemporaryDirectory(prefix="parnb-")) + "/progress"
+                stack.enter_context(_lines_copied(named))
+                os.environ["PARNB_PROGRESS"] = named
         stack.callback(os.environ.pop, "PARNB_PROGRESS", None)
         yield

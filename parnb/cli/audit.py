@@ -65,7 +65,7 @@ AUDIT = dict(
 @options(app, OWN, AUDIT)
 def audit(typed):
     "Search a model for a backdoor with clean images and class names, or certify a cleaning: BEFORE AFTER."
-    from parnb.study.audit import as_json, defender_of, in_words
+    from parnb.study.audit import as_json, defender_of, in_words, plain_values
     from parnb.study.audit import audit as examine
     from parnb.study.own import check_model
     from parnb.study.suspicious import RANKING_CAUTION, rank_pairs, ranking_json, ranking_words
@@ -102,7 +102,7 @@ def audit(typed):
 
         write_file(report, audit_html(done, rankings, usual))
     found = as_json(done) | dict(usual=usual, pairs=ranking_json(rankings), caution_pairs=RANKING_CAUTION)
-    print(json.dumps(found) if plain else "\n".join(in_words(done) + usual + ranking_words(rankings)))
+    print(json.dumps(plain_values(found)) if plain else "\n".join(in_words(done) + usual + ranking_words(rankings)))
 
 
 def _usual(done, parameters: dict) -> list[str]:
@@ -169,7 +169,7 @@ def _report_file(out: Path | None) -> Path | None:
     if out is not None:
         if out.suffix != ".html" or out.is_dir():
             raise ParnbError(f"--out {out} is no HTML file: give a name that ends in .html")
-        check_out(out.parent)
+        check_out(out, folder=False)
     return out
 
 # %% ../../nbs/api/cli/audit.ipynb #18d88bb6

@@ -270,7 +270,7 @@ def _fetch_shards(
     except Exception as e:
         why = explain_os(e, folder) if isinstance(e, OSError) else e  # a network that fails is an OSError too
         if isinstance(why, ParnbError):
-            raise why from e
+            raise why from (None if why is e else e)
         raise ParnbError(
             f"fetching {name} failed after {done} rows ({type(e).__name__}: {first_line(e)}): "
             "run the same command again to continue from there"

@@ -324,9 +324,9 @@ def frozen_keys(
     "What a claim's entry `frozen` holds besides the date; `later` only if it judges a later row. Source: ours."
     rule = content_key({k: claim.get(k) for k in ("judge", "with", "where", "plans")})
     found = dict(protocol=protocol if PLAN in claim.get("plans", ()) else None)
-    for name, addition in load_later().items():
-        if {r["name"] for r in addition["rows"]} & {*map(str, claim.get("with", {}).values())}:
-            found["later"] = later[name]
+    given = {*map(str, claim.get("with", {}).values())}
+    if cited := [later[n] for n, addition in load_later().items() if given & {r["name"] for r in addition["rows"]}]:
+        found["later"] = " ".join(cited)
     return found | dict(rule=rule)
 
 # %% ../../nbs/api/study/claims.ipynb #57514f07

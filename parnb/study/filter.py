@@ -155,7 +155,7 @@ def check_files(
     for p in (out, scores):
         if p.exists():
             raise ParnbError(f"{p} exists already, and parnb filter replaces nothing: choose another --out")
-    check_out(out)
+    check_out(out, folder=False)
     return out, scores
 
 
@@ -193,9 +193,11 @@ def filter_source(
     net = net.to(DEVICE).eval()
     pairs = with_preprocessing(data.pairs("poison", None, image_size(net)), net)
     scores = np.asarray(detector.fit(Defender(net, tokenizer, pairs=pairs)).score(pairs), np.float64)
-    chosen = keep_pairs(scores, drop)
+    ranked, bad = scores.copy(), [*getattr(pairs.images, "bad", {})]
+    ranked[bad] = -np.inf  # a grey image has a score, which says nothing of the pair
+    chosen = keep_pairs(ranked, drop)
     kept = chosen.copy()
-    kept[[*getattr(pairs.images, "bad", {})]] = False  # shards would hold them as grey images
+    kept[bad] = False  # shards would hold them as grey images
     with locked(out):
         check_files(out, source is not None)  # another process may have been faster
         with _replacing(out) as new, _replacing(beside) as table:

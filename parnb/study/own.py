@@ -45,7 +45,7 @@ def _sources(
     "The `sources` of a preset."
     out, most = {}, {} if limit is None else dict(limit=limit)
     if pairs is not None:
-        placed = {k: _absolute(v) if k == "root" else v for k, v in (pair_options or {}).items()}
+        placed = {k: _absolute(v) if k == "root" and v is not None else v for k, v in (pair_options or {}).items()}
         out["pairs"] = dict(source=_absolute(pairs), **placed) | most
     if images is not None:
         names = read_names(names) if isinstance(names, (str, Path)) else names
@@ -173,16 +173,17 @@ def scale_with(
 
 # %% ../../nbs/api/study/own.ipynb #261133ec
 def check_out(
-    out: str | Path,  # the folder to make
+    out: str | Path,  # the folder or file to make
+    folder: bool = True,  # or a file, which may be replaced
 ) -> Path:
-    "Find out before any work whether a folder can be made. Raises `ParnbError` if not. Source: ours."
+    "Find out before any work whether a folder or file can be made. Raises `ParnbError` if not. Source: ours."
     out = Path(out).expanduser()
-    if out.is_file():
+    if folder and out.is_file():
         raise ParnbError(f"--out {out} is a file: give the path of a folder")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         TemporaryDirectory(
-            dir=out if out.exists() else out.parent
+            dir=out if out.is_dir() else out.parent
         ).cleanup()  # root may write where nothing can be made
     except OSError as e:
         raise ParnbError(f"--out {out} cannot be made ({e.strerror}): choose a folder that you may write to") from None

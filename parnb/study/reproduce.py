@@ -184,7 +184,7 @@ def failure_reason(
     trace = [t for t in re.split("-{10,}", text)[1:2] if t.strip()]
     if trace:
         return re.sub(r"^[\w.]*ParnbError: ", "", trace[0].strip().splitlines()[-1])
-    return text.strip().splitlines()[0]
+    return (text.strip().splitlines() or [""])[0]
 
 # %% ../../nbs/api/study/reproduce.ipynb #27ad7578
 class Pool:

@@ -17,7 +17,9 @@ from parnb.study.population import audit_member, compute_next, load_population, 
 def places(tmp_path, monkeypatch):
     "Empty places for released rows and rows of this machine."
     places = {o: tmp_path / o for o in ("released", "local")}
-    monkeypatch.setattr(module, "_PLACES", places)
+    monkeypatch.setattr(module, "PLACES", places)
+    here = [folder.joinpath for folder in places.values()]
+    monkeypatch.setattr(module, "recorded_file", lambda *n: next((f for at in here if (f := at(*n)).exists()), None))
     monkeypatch.setattr(module, "RELEASED", places["released"])
     monkeypatch.setattr(module, "LOCAL", places["local"])
     return places

@@ -18,12 +18,13 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from ..core import FIGS, LOCAL, RELEASED, write_file
+from ..core import FIGS, write_file
 from ..registry import cleaners
 from ..scales import load_preset, scale_folder, scale_name
 from .style import is_local, methods_in, not_registered
 from ..study.plans import collect, plan
 from ..study.rates import COUNTS, OUTCOME, Rate, in_order, in_words, rate_of
+from ..study.results import PLACES
 from ..study.runs import default_encoder
 
 # %% ../../nbs/api/show/tables.ipynb #87f8e32e
@@ -312,7 +313,7 @@ def cost_rows(
 ) -> pd.DataFrame:  # one row per encoder and method, with `origin`; empty if nothing was measured
     "What benchmarks/cost.py measured: the released rows, then those of this machine. Source: ours."
     found = []
-    for folder, origin in ((RELEASED, "released"), (LOCAL, "local")):
+    for origin, folder in PLACES.items():
         path = folder / f"{scale_name(scale)}_cost.csv"
         if path.exists():
             found.append(pd.read_csv(path).assign(origin=origin))

@@ -8,19 +8,18 @@ __all__ = ['ASSURED', 'calibration_key', 'calibration_runs', 'calibration_eviden
 # %% ../../nbs/api/study/calibrations.ipynb #68d92833
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..core import LOCAL, RELEASED, SCIENCE, content_key, write_file
+from ..core import LOCAL, SCIENCE, content_key, write_file
 from ..evaluation.statistics import rate_with_interval
 from ..scales import load_preset
 from .artifacts import MIN_ASR, versions
 from .canaries import GONE, Calibration, at_rate, calibrate, canaries_of, strengths_of
 from .measure import measure
 from .protocol import ASR, CA, load_protocol, protocol_runs
-from .results import results
+from .results import recorded_file, results
 from .runs import Run
 
 # %% ../../nbs/api/study/calibrations.ipynb #2bcb79ed
@@ -48,11 +47,6 @@ def calibration_runs() -> pd.DataFrame:  # attack, seed, run, key: one row a poi
     return runs[["attack", "seed", "run"]].assign(key=keys, budget=float(budget))
 
 # %% ../../nbs/api/study/calibrations.ipynb #fc107ca1
-def _file(key: str) -> Path | None:
-    "Where a calibration lies, released or local."
-    return next((f for place in (RELEASED, LOCAL) if (f := place / "calibrations" / f"{key}.json").exists()), None)
-
-
 def _as_json(found: Calibration) -> dict:
     "A calibration, for its file."
     tables = {k: getattr(found, k).to_dict("records") for k in ("planted", "trials")}
@@ -70,17 +64,17 @@ def calibration_evidence(
     before (its rate before cleaning), asr_before, attack_success_rate, clean_accuracy, lost, done. Source: ours."""
     known, out = results(load_protocol()["scale"]), []
     for r in calibration_runs().itertuples():
-        about = dict(attack=r.attack, seed=r.seed, key=r.key, done=False)
+        about, place = dict(attack=r.attack, seed=r.seed, key=r.key, done=False), ("calibrations", f"{r.key}.json")
         if compute and (only is None or (r.attack, r.seed) in only):
-            if _file(r.key) is None:
+            if recorded_file(*place) is None:
                 made = _as_json(calibrate(r.run, r.budget, tell=tell))
-                write_file(LOCAL / "calibrations" / f"{r.key}.json", json.dumps(made, indent=1) + "\n")
-            for lr in dict.fromkeys(t["lr"] for t in json.loads(_file(r.key).read_text())["trials"]):
+                write_file(LOCAL.joinpath(*place), json.dumps(made, indent=1) + "\n")
+            for lr in dict.fromkeys(t["lr"] for t in json.loads(recorded_file(*place).read_text())["trials"]):
                 row = measure(at_rate(r.run, lr))
                 tell(f"{r.attack} {r.seed} lr {lr:g}: true ASR {row[ASR]:.1%}")
             measure(r.run.model_copy(update=dict(cleaning=None)))
             known = results(load_protocol()["scale"])
-        file = _file(r.key)
+        file = recorded_file(*place)
         out += [about] if file is None else _rows(about, r.run, json.loads(file.read_text()), known)
     return pd.DataFrame(out)
 

@@ -182,9 +182,8 @@ def check_out(
         raise ParnbError(f"--out {out} is a file: give the path of a folder")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        TemporaryDirectory(
-            dir=out if out.is_dir() else out.parent
-        ).cleanup()  # root may write where nothing can be made
+        place = out if out.is_dir() else out.parent
+        TemporaryDirectory(dir=place).cleanup()  # root may write where nothing can be made
     except OSError as e:
         raise ParnbError(f"--out {out} cannot be made ({e.strerror}): choose a folder that you may write to") from None
     return out

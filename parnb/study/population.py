@@ -40,7 +40,7 @@ from .audit import audit, defender_of
 from .notebooks import execute_notebook, find_notebook
 from .own import scale_with
 from .protocol import require_frozen, without_notes
-from .results import run_of
+from .results import PLACES, recorded_file, run_of
 from .runs import Run, encoder_of, make_run, trigger_id, weights_id
 from .scale_data import data_of
 
@@ -166,7 +166,6 @@ def check_population() -> None:
     require_frozen("population", load_population()["frozen"], population_hash)
 
 # %% ../../nbs/api/study/population.ipynb #79357b61
-_PLACES = {"released": RELEASED, "local": LOCAL}  # origin -> its folder
 _MEASURED = "attack_success_rate clean_accuracy score rank suspects".split()
 _EMPTY = pd.DataFrame(columns=["key", "member", "detector", "weights", *_MEASURED])
 
@@ -185,7 +184,7 @@ def _read(folder: Path) -> pd.DataFrame:
 
 def recorded() -> pd.DataFrame:  # rows with `origin`; a key that is in both places has its released row
     "All rows that were computed. Raises `ParnbError` for a damaged file. Source: ours."
-    tables = [t.assign(origin=o) for o, folder in _PLACES.items() if len(t := _read(folder))]
+    tables = [t.assign(origin=o) for o, folder in PLACES.items() if len(t := _read(folder))]
     both = pd.concat(tables, ignore_index=True) if tables else _EMPTY.assign(origin="")
     return both[~both.key.duplicated()].reset_index(drop=True)
 
@@ -219,7 +218,7 @@ def suspects_of(
     key: str,  # of a row of `population_rows`
 ) -> pd.DataFrame:  # the finding's suspects, the strongest first; empty if they are not recorded
     "What a score was computed from, so that another score can be tried without another audit. Source: ours."
-    file = _beside(f"{key}.csv")
+    file = recorded_file("suspects", f"{key}.csv")
     return pd.read_csv(file) if file else pd.DataFrame(columns=["target", "score"])
 
 
@@ -227,15 +226,10 @@ def picture_of(
     key: str,  # of a row of `population_rows`
 ) -> tuple[str, np.ndarray] | None:  # what it shows, and four images side by side, uint8 [H, 4 W, 3]
     "Images under the trigger that was found towards the strongest suspect of a poisoned model. Source: ours."
-    if (file := _beside(f"{key}.png")) is None:
+    if (file := recorded_file("suspects", f"{key}.png")) is None:
         return None
     picture = Image.open(file)
     return picture.info["Description"], np.asarray(picture)
-
-
-def _beside(name: str) -> Path | None:
-    "A file that was recorded beside the rows."
-    return next((f for folder in _PLACES.values() if (f := folder / "suspects" / name).exists()), None)
 
 
 def _keep(key: str, finding: Finding, poisoned: bool):

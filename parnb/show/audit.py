@@ -15,8 +15,9 @@ import numpy as np
 from jinja2 import Environment
 from PIL import Image
 
-from ..core import PRESETS
+from ..detectors.base import Finding
 from ..registry import find
+from .report import render_page
 from ..study.artifacts import versions
 from ..study.audit import Audit, caution
 from ..study.suspicious import RANKING_CAUTION, Ranking, target_words
@@ -41,6 +42,21 @@ def _card(s: dict) -> dict:
     return dict(claim=s["target"], lines=lines)
 
 
+def _item(name: str, title: str, **content) -> dict:
+    "An entry of the page."
+    return dict(name=name, title=title, line="", provenance="", note="") | content
+
+
+def _found(name: str, title: str, f: Finding, most: int) -> list[dict]:
+    "What a detector found, with pictures."
+    cards = [_card(s) for s in f.suspects.head(most).to_dict("records")]
+    text = dict(claims=cards, counts=f"{f.says}.", body=f"<p>{html.escape(f.says)}.</p>")  # the body: without cards
+    items = [_item(name, f"{title}: score {f.score:.2f}", **text)]
+    for k, (caption, p) in enumerate(f.pictures.items()):
+        items.append(_item(f"{name}-{k}", caption, image=_png(p), line="found by the search, on four images"))
+    return items
+
+
 _PAIRS = """<table><thead><tr><th>image</th><th>caption</th><th>score</th><th>usable row</th></tr></thead><tbody>
 {% for s, picture in rows %}<tr><td><img src="{{ picture }}" alt="" width="64"></td><td>{{ s.caption }}</td>
 <td>{{ "%.3g"|format(s.score) }}</td><td>{{ s.pair }}</td></tr>
@@ -52,13 +68,8 @@ def _ranking_items(name: str, r: Ranking) -> list[dict]:
     rows = zip(r.first.itertuples(), (_png(p, zoom=1) for p in r.pictures))
     table = Environment(autoescape=True).from_string(_PAIRS).render(rows=[*rows])
     words = "".join(f"<p>{html.escape(w)}.</p>" for w in target_words(r))
-    about = dict(
-        provenance="",
-        note="",
-        name=f"{name}-pairs",
-        title=f"{find('detector', name).label}: {r.of}",
-    )
-    return [about | dict(body=words + table, line=RANKING_CAUTION)]
+    title = f"{find('detector', name).label}: {r.of}"
+    return [_item(f"{name}-pairs", title, body=words + table, line=RANKING_CAUTION)]
 
 
 def audit_html(
@@ -70,15 +81,8 @@ def audit_html(
     "Write an audit as one page. Source: ours."
     parts, contents, v = [], [], versions()
     for name, f in audit.findings.items():
-        blank, label = dict(provenance="", note=""), find("detector", name).label
-        items = [
-            blank | dict(name=f"{name}-{k}", title=caption, line="found by the search, on four images", image=_png(p))
-            for k, (caption, p) in enumerate(f.pictures.items())
-        ]
-        cards = [_card(s) for s in f.suspects.head(most).to_dict("records")]
-        text = dict(claims=cards, counts=f"{f.says}.", body=f"<p>{html.escape(f.says)}.</p>")  # the body: without cards
-        items.insert(0, blank | dict(name=name, title=f"{label}: score {f.score:.2f}") | text)
-        parts.append((label, items))
+        label = find("detector", name).label
+        parts.append((label, items := _found(name, label, f, most)))
         contents += items
     for name, r in (rankings or {}).items():
         parts.append((find("detector", name).label, items := _ranking_items(name, r)))
@@ -86,5 +90,4 @@ def audit_html(
     against = f" It is compared with {audit.reference}." if audit.reference else " It is compared with no other model."
     made = f"Made with parnb {v['parnb']}, torch {v['torch']}, Python {v['python']}."
     intro = [f"{audit.images} clean images, {audit.classes} classes.{against}", caution(audit), *usual, made]
-    page = Environment(autoescape=True).from_string((PRESETS / "report.html").read_text(encoding="utf-8"))
-    return page.render(title=f"Audit of {audit.model}", intro=intro, figures=contents, tables=[], parts=parts)
+    return render_page(title=f"Audit of {audit.model}", intro=intro, figures=contents, tables=[], parts=parts)

@@ -8,11 +8,9 @@ __all__ = ['certificate_html']
 # %% ../../nbs/api/show/certificate.ipynb #7ffa0ecd
 import html
 
-from jinja2 import Environment
-
-from ..core import PRESETS
 from ..registry import find
-from .audit import _card, _png
+from .audit import _found, _item
+from .report import render_page
 from ..study.artifacts import versions
 from ..study.audit import Audit
 from parnb.study.certificate import (
@@ -28,11 +26,6 @@ from parnb.study.certificate import (
 )
 
 # %% ../../nbs/api/show/certificate.ipynb #7a505b57
-def _item(name: str, title: str, **content) -> dict:
-    "An entry of the page."
-    return dict(name=name, title=title, line="", provenance="", note="") | content
-
-
 def _text(*paragraphs: str) -> str:
     "Paragraphs as HTML."
     return "".join(f"<p>{html.escape(p)}</p>" for p in paragraphs)
@@ -62,15 +55,8 @@ def _accuracy(c: Certificate) -> list[dict]:
 
 def _suspected(audit: Audit, at: str, most: int) -> list[dict]:
     "What an audit found, with pictures."
-    items = []
-    for name, f in audit.findings.items():
-        cards = [_card(s) for s in f.suspects.head(most).to_dict("records")]
-        content = dict(claims=cards, counts=f"{f.says}.", body=_text(f"{f.says}."))
-        items.append(_item(f"{at}-{name}", f"{find('detector', name).label}, {at}: score {f.score:.2f}", **content))
-        for k, (caption, p) in enumerate(f.pictures.items()):
-            line = "found by the search, on four images"
-            items.append(_item(f"{at}-{name}-{k}", caption, image=_png(p), line=line))
-    return items
+    found = audit.findings.items()
+    return [i for n, f in found for i in _found(f"{at}-{n}", f"{find('detector', n).label}, {at}", f, most)]
 
 
 def _remains(c: Certificate) -> list[dict]:
@@ -131,6 +117,5 @@ def certificate_html(
         f"The search had {c.before.images} images and {c.before.classes} classes.",
         f"Made with parnb {v['parnb']}, torch {v['torch']}, Python {v['python']}.",
     ]
-    page = Environment(autoescape=True).from_string((PRESETS / "report.html").read_text(encoding="utf-8"))
     contents = [i for _, items in parts for i in items if "image" not in i]
-    return page.render(title="Certificate of a cleaning", intro=intro, figures=contents, tables=[], parts=parts)
+    return render_page(title="Certificate of a cleaning", intro=intro, figures=contents, tables=[], parts=parts)

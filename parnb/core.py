@@ -125,7 +125,7 @@ def explain_os(
 
 
 def first_line(
-    e: BaseException,
+    e: BaseException | str,  # an error, or its text
 ) -> str:
     "The first line of an error's text, which may be empty. Source: ours."
     return (str(e).splitlines() or [""])[0]

@@ -238,16 +238,9 @@ def find_result(
         raise ParnbError(
             f"{key} is the beginning of {len(found)} keys ({', '.join(k for k, _ in found[:3])}, …): give more digits"
         )
-    return (
-        found[0]
-        if found
-        else (
-            pick(
-                key, [k for k, _ in places], f"key of a result{f' of the scale {scale_name(scale)}' if scale else ''}"
-            ),
-            "",
-        )
-    )
+    if not found:
+        pick(key, [k for k, _ in places], "key of a result" + (f" of the scale {scale_name(scale)}" if scale else ""))
+    return found[0]
 
 
 def explain(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import NBS, ParnbError, pick, write_file
+from ..core import NBS, ParnbError, first_line, pick, write_file
 
 # %% ../../nbs/api/study/notebooks.ipynb #2ac0e566
 FOLDERS = (".", "figures", "tables", "tutorials")  # of run notebooks
@@ -122,8 +122,7 @@ def execute_notebook(
     except PapermillExecutionError as e:
         if e.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
-        first = (e.evalue.splitlines() or [""])[0]
-        where = f"cell {e.exec_count} of {path.name} failed with {e.ename}: {first}"
+        where = f"cell {e.exec_count} of {path.name} failed with {e.ename}: {first_line(e.evalue)}"
         message = e.evalue if e.ename == "ParnbError" else f"{where}; the executed notebook with the traceback is {out}"
         raise ParnbError(message) from e
     except DeadKernelError as e:

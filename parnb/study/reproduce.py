@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..core import RUNS, ParnbError
+from ..core import RUNS, ParnbError, first_line
 from ..progress import progress
 from ..scales import check_scale, load_preset, scale_folder
 from .artifacts import artifact_folder, clean_clip
@@ -184,7 +184,7 @@ def failure_reason(
     trace = [t for t in re.split("-{10,}", text)[1:2] if t.strip()]
     if trace:
         return re.sub(r"^[\w.]*ParnbError: ", "", trace[0].strip().splitlines()[-1])
-    return (text.strip().splitlines() or [""])[0]
+    return first_line(text.strip())
 
 # %% ../../nbs/api/study/reproduce.ipynb #27ad7578
 class Pool:

@@ -14,7 +14,7 @@ ROW = dict(key="0123456789ab", clean_accuracy=0.5, clean_accuracy_low=0.4, clean
 
 
 class CommandLine:
-    """The commands poison, clean, measure, audit and filter, parsed as `parnb` does; what computes is replaced.
+    """The commands poison, clean, measure, audit, filter and doctor, parsed as `parnb` does; what computes is replaced.
 
     A call returns the effects of a command: the run, how steps are computed, what is published and printed."""
 
@@ -24,7 +24,7 @@ class CommandLine:
             self.models = importlib.reload(importlib.import_module("parnb.cli.models"))
         app = typer.Typer()
         app.registered_commands += self.models.app.registered_commands
-        for name in ("audit", "filter"):
+        for name in ("audit", "filter", "doctor"):
             app.registered_commands += importlib.import_module(f"parnb.cli.{name}").app.registered_commands
         self.group = typer.main.get_command(app)
 
@@ -44,8 +44,8 @@ class CommandLine:
             effects.update(run=run, compute=compute.model_dump())
             return made
 
-        def calibrated(run, budget, smoke, compute, tell):
-            effects["calibrated"] = [budget, smoke]
+        def calibrated(run, budget, smoke, compute, tell, suspected):
+            effects["calibrated"] = [budget, smoke, suspected]
             return model(run, compute)
 
         def measure(run, fresh=False, batch_size=256):
@@ -66,6 +66,10 @@ class CommandLine:
             effects.update(run=SimpleNamespace(model_dump=lambda: seen | dict(names=[name, reference])))
             return SimpleNamespace(findings={}, images=0)
 
+        def flag_images(folder, defender, only, parameters):
+            effects.update(flagged=[str(folder), defender.seen, only, parameters])
+            return {}
+
         def rank_pairs(scale, use, defender, only, count, parameters):
             content = Path(scale).read_text() if Path(scale).is_file() else scale
             effects.update(ranked=[content, use, defender.seen, only, count, parameters])
@@ -79,29 +83,39 @@ class CommandLine:
             seen |= dict(further=[further.use, further.rebound.model_dump()] if further else None)
             effects.update(run=SimpleNamespace(model_dump=lambda: seen))
 
+        def examine(scale, encoder):
+            seen = [Path(scale).read_text(), encoder]
+            effects.update(run=SimpleNamespace(model_dump=lambda: seen))
+            return []
+
         def publish(folder, out):
             effects["out"] = str(out)
             return out
 
+        replaced = {
+            "parnb.study.artifacts.cleaned_clip": model,
+            "parnb.study.artifacts.poisoned_clip": model,
+            "parnb.study.audit.as_json": lambda a: {},
+            "parnb.study.audit.audit": audit,
+            "parnb.study.audit.defender_of": defender_of,
+            "parnb.study.audit.in_words": lambda a: ["words"],
+            "parnb.study.canaries.calibrated_clip": calibrated,
+            "parnb.study.certificate.certificate_json": lambda c: {},
+            "parnb.study.certificate.certificate_words": lambda c: ["words"],
+            "parnb.study.certificate.certify": certify,
+            "parnb.study.doctor.examine": examine,
+            "parnb.study.doctor.preflight": lambda *a: [],
+            "parnb.study.filter.filter_source": filter_source,
+            "parnb.study.flags.flag_images": flag_images,
+            "parnb.study.measure.measure": measure,
+            "parnb.study.own.publish": publish,
+            "parnb.study.suspicious.rank_pairs": rank_pairs,
+        }
         printed = []
+        for name in replaced:  # a module that is first imported under a replacement would keep it
+            importlib.import_module(name.rpartition(".")[0])
         with ExitStack() as stack:
-            for name, replacement in {
-                "parnb.study.artifacts.cleaned_clip": model,
-                "parnb.study.artifacts.poisoned_clip": model,
-                "parnb.study.audit.as_json": lambda a: {},
-                "parnb.study.audit.audit": audit,
-                "parnb.study.audit.defender_of": defender_of,
-                "parnb.study.audit.in_words": lambda a: ["words"],
-                "parnb.study.canaries.calibrated_clip": calibrated,
-                "parnb.study.certificate.certificate_json": lambda c: {},
-                "parnb.study.certificate.certificate_words": lambda c: ["words"],
-                "parnb.study.certificate.certify": certify,
-                "parnb.study.doctor.preflight": lambda *a: [],
-                "parnb.study.filter.filter_source": filter_source,
-                "parnb.study.measure.measure": measure,
-                "parnb.study.own.publish": publish,
-                "parnb.study.suspicious.rank_pairs": rank_pairs,
-            }.items():
+            for name, replacement in replaced.items():
                 stack.enter_context(mock.patch(name, replacement))
             stack.enter_context(
                 mock.patch.object(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from processes import parnb
-from small_scale import make_classes, make_data
+from small_scale import make_classes, make_data, make_model
 
 from parnb.core import PRETRAINED
 from parnb.detectors import search
@@ -114,6 +114,22 @@ def test_pairs_are_ranked_beside_the_model(images, tmp_path):
     assert "50 of 60 pairs of " in again.stdout and "was not searched" in again.stdout
 
 
+def test_images_of_unknown_origin_are_flagged(tmp_path):
+    "The page shows them; a detector of images alone does not search the model."
+    images = make_classes(tmp_path / "images", 10)
+    page, new = tmp_path / "page.html", images / sorted(p.name for p in images.iterdir())[0]
+    command = ["audit", "--model", SUSPECT, "--images", images, "--flag", new, "--detector", "prompt_contrast"]
+    done = parnb(tmp_path, *command, "--out", page, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["flags"]["prompt_contrast"]
+    assert (found["scored"], found["clean"]) == (4, 20) and 0 <= found["rate"]["value"] <= 1
+    assert all({*f} == {"image", "score", "predicted"} and f["score"] > found["limit"] for f in found["flagged"])
+    text = page.read_text(encoding="utf-8")
+    assert "of 4 images flagged" in text and "may carry a trigger" in text and "http" not in text
+    again = parnb(tmp_path, *command)
+    assert "of 4 images of " in again.stdout and "was not searched" in again.stdout, again.stderr
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -131,12 +147,21 @@ def test_pairs_are_ranked_beside_the_model(images, tmp_path):
             "none of them is named",
         ),
         (["--model", SUSPECT, "--scale", "tiny", "--detector", "masking"], "needs --pairs"),
+        (["--model", SUSPECT, "--scale", "tiny", "--flag", "nowhere"], "nowhere is not a folder"),
+        (["--model", SUSPECT, "--scale", "tiny", "--flag", ".", "--detector", "density"], "needs --pairs"),
+        (["--model", SUSPECT, "--scale", "tiny", "--flag", ".", "--detector", "inversion"], "none of them is named"),
+        ([SUSPECT, SUSPECT, "--scale", "tiny", "--flag", "."], "audit of one model"),
         (["--model", SUSPECT, "--scale", "tiny", "--out", "page.pdf"], "ends in .html"),
         (["--model", SUSPECT, "--scale", "tiny", "--against-checkpoint", "x.pt"], "needs --against"),
         (["--model", SUSPECT, "--scale", "tiny", "--against", "tiny-rn"], "random weights"),
+        (["--model", SUSPECT, "--scale", "tiny", "--against", "UNTRAINED"], "random weights"),
+        (["--model", "UNTRAINED", "--scale", "tiny"], "random weights"),
+        ([SUSPECT, "UNTRAINED", "--scale", "tiny"], "random weights"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, given, says):
-    done = parnb(tmp_path, "audit", *given)
+    if "UNTRAINED" in given:  # such as a training script saves before its first step
+        make_model(tmp_path / "untrained", looks_trained=False)
+    done = parnb(tmp_path, "audit", *(tmp_path / "untrained" if g == "UNTRAINED" else g for g in given))
     assert done.returncode == 1 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not [*tmp_path.rglob("audited-*")]

@@ -71,7 +71,7 @@ def test_the_certificate_as_json(certified):
         for at in ("before", "after"):
             n = r[at]["n"]
             assert 0 < n <= CLASSES * EACH // 2 and 0 <= r[at]["untriggered"] <= 1, "half of the images were searched"
-    assert found["canaries"] == RECORD and found["further"] is None
+    assert found["canaries"] == RECORD and found["further"] is None and found["assurance"]["of"] == 30
     assert any("--pairs" in text for text in found["untested"])
     assert any("it was not run" in text for text in found["untested"])
 

@@ -40,6 +40,7 @@ VALUES = {
     "--batch-size": "32",
     "--lr": "1e-4",
     "--budget": "7",
+    "--suspected": "banana",
     "--precision": "no",
     "--pairs": "synthetic",
     "--image-column": "file",
@@ -76,6 +77,7 @@ VALUES = {
     "--images-batch": "7",
     "--triggered-resize": "squash",
     "--detector": "density:k=3",
+    "--flag": "val",
     "--pairs-count": "60",
     "--drop": "0.3",
 }
@@ -113,6 +115,7 @@ SITUATIONS = {
         [*OWN, "--scale", "tiny"],
         [*OWN, "--scale", "tiny", "--pairs", "real"],
         [*OWN, "--images", "val", "--pairs", "pairs.csv"],
+        [*OWN, "--images", "val", "--flag", "other_images"],
         [*TWO, "--images", "val"],
         [*TWO, "--images", "val", *FURTHER],
         [*TWO, "--scale", "tiny"],
@@ -120,6 +123,7 @@ SITUATIONS = {
         [*TWO, "--scale", "tiny", *FURTHER],
     ],
     "filter": [[*OWN_PAIRS, "--detector", "clip_similarity"]],
+    "doctor": [OWN, [*OWN, "--pairs", "pairs.csv"], [*OWN, "--images", "val"]],
 }
 
 

@@ -47,7 +47,8 @@ def test_cleans_and_measures(own, tmp_path):
     p = clean(own, tmp_path, "--pairs", str(own / "pairs.csv"), *options)
     assert p.returncode == 0, p.stderr
     assert p.stdout.strip() == str(tmp_path / "cleaned")
-    assert "cleaning: threshold tau 2.15" in p.stderr and "WARNING: the threshold was not reached" in p.stderr
+    assert "cleaning: squared distance from the model before, on pairs: images 0." in p.stderr
+    assert "threshold tau 2.15" in p.stderr and "WARNING: the threshold was not reached" in p.stderr
     assert json.loads((tmp_path / "cleaned" / "record.json").read_text(encoding="utf-8"))["tau"] == 2.15
     p = measure(own, tmp_path, "--model", str(tmp_path / "cleaned"))
     assert p.returncode == 0 and "n = 6" in p.stdout and "SIG" in p.stdout, p.stderr

@@ -50,6 +50,12 @@ AUDIT = dict(
     pairs_count=_option(
         int, None, "Rank only so many pairs, spread evenly; 10000 by default.", min=50, panel=DATA_PANEL
     ),
+    flag=_option(
+        Path,
+        None,
+        "A folder of images whose origin is unknown: flag those that look triggered to the model.",
+        panel=DATA_PANEL,
+    ),
     detector=_option(
         list[str],
         None,
@@ -67,6 +73,7 @@ def audit(typed):
     "Search a model for a backdoor with clean images and class names, or certify a cleaning: BEFORE AFTER."
     from parnb.study.audit import as_json, defender_of, in_words, plain_values
     from parnb.study.audit import audit as examine
+    from parnb.study.flags import flag_images, flag_json, flag_words
     from parnb.study.own import check_model
     from parnb.study.suspicious import RANKING_CAUTION, rank_pairs, ranking_json, ranking_words
 
@@ -83,7 +90,7 @@ def audit(typed):
     against, weights = typed.pop("against", None), typed.pop("against_checkpoint", None)
     plain, count, given = typed.pop("json", False), typed.get("images_count", 256), _taken(typed)
     parameters = _parameters(typed.pop("detector", None))
-    of_models, of_pairs = _detectors(parameters, "pairs" in given)
+    of_models, of_pairs, of_images = _detectors(parameters, "pairs" in given, "flag" in given)
     check_model(typed["model"], typed.get("checkpoint"))
     if against:
         check_model(against, weights, "--against")
@@ -92,7 +99,9 @@ def audit(typed):
     defender = defender_of(scale, typed["model"], typed.get("checkpoint"), count)
     if against:
         defender.reference = defender_of(scale, against, weights, count)
-    place, rankings = (typed["model"], typed.get("checkpoint")), {}
+    place, rankings, flags = (typed["model"], typed.get("checkpoint")), {}, {}
+    if flag := given.pop("flag", None):
+        flags = flag_images(flag, defender, of_images, parameters=parameters)
     if of := _pairs_of(given, typed, place, "needs --pairs, which are ranked"):
         rankings = rank_pairs(*of, defender, of_pairs, given.get("pairs_count", 10_000), parameters=parameters)
     done = examine(defender, name, against and " ".join(filter(None, (against, weights))), of_models, parameters)
@@ -100,9 +109,11 @@ def audit(typed):
     if report:
         from parnb.show.audit import audit_html
 
-        write_file(report, audit_html(done, rankings, usual))
+        write_file(report, audit_html(done, rankings, usual, flags))
     found = as_json(done) | dict(usual=usual, pairs=ranking_json(rankings), caution_pairs=RANKING_CAUTION)
-    print(json.dumps(plain_values(found)) if plain else "\n".join(in_words(done) + usual + ranking_words(rankings)))
+    found |= dict(flags=flag_json(flags))
+    words = in_words(done) + usual + ranking_words(rankings) + flag_words(flags)
+    print(json.dumps(plain_values(found)) if plain else "\n".join(words))
 
 
 def _usual(done, parameters: dict) -> list[str]:
@@ -117,7 +128,7 @@ def _usual(done, parameters: dict) -> list[str]:
 
 def _taken(typed: dict) -> dict:
     "Take the options of pairs from the typed ones; `unreadable` goes with images, if there are some."
-    given = {k: typed.pop(k) for k in ("pairs", *CSV, "pairs_count", "rebound_lr") if k in typed}
+    given = {k: typed.pop(k) for k in ("pairs", *CSV, "pairs_count", "rebound_lr", "flag") if k in typed}
     if given.get("pairs", "real") not in ("real", "synthetic") and "images" not in typed:
         given |= {k: typed.pop(k) for k in ("unreadable",) if k in typed}
     return given
@@ -131,19 +142,24 @@ def _parameters(values: list[str] | None) -> dict[str, dict] | None:
     return dict(named) or None
 
 
-def _detectors(only: dict | None, pairs: bool) -> tuple:
-    "Those of models, and those of pairs: None means all. Raises `ParnbError` if none would rank the pairs."
+def _detectors(only: dict | None, pairs: bool, flag: bool) -> tuple:
+    "Those of models, of pairs and of images: None means all. Raises `ParnbError` for one that would have no effect."
+    from parnb.study.flags import image_detectors
     from parnb.study.suspicious import ranking_detectors
 
     if only is None:
-        return None, None
-    ranking = [n for n in only if n in ranking_detectors()]
-    if ranking and not pairs:
-        raise ParnbError(f"--detector {ranking[0]} ranks pairs, so it needs --pairs")
-    if pairs and not ranking:
-        known = " or ".join(ranking_detectors())
-        raise ParnbError(f"--pairs are ranked by --detector {known}, and none of them is named: add one")
-    return [n for n in only if n not in ranking], ranking
+        return None, None, None
+    ranking, flagging = ([n for n in only if n in known()] for known in (ranking_detectors, image_detectors))
+    if idle := [n for n in ranking if not pairs and not (flag and n in flagging)]:
+        option = "--pairs or --flag" if idle[0] in flagging else "--pairs"
+        raise ParnbError(f"--detector {idle[0]} searches no model, so it needs {option}")
+    for option, given, named, known in (
+        ("--pairs", pairs, ranking, ranking_detectors),
+        ("--flag", flag, flagging, image_detectors),
+    ):
+        if given and not named:
+            raise ParnbError(f"{option} needs --detector {' or '.join(known())}, and none of them is named: add one")
+    return [n for n in only if n not in ranking], ranking, flagging
 
 
 def _images_of(typed: dict, count: int) -> str:
@@ -188,7 +204,7 @@ def _certify(typed: dict, before: str, after: str):
         raise ParnbError(
             "--model names the architecture of checkpoint files, and both models are folders: leave it out"
         )
-    refuse(typed, ("pairs_count",), "belongs to the audit of one model, which ranks pairs")
+    refuse(typed, ("pairs_count", "flag"), "belongs to the audit of one model")
     further = _taken(typed)
     named = dict(zip(("model", "checkpoint"), models[0])) if models[0][1] else dict(model=models[0][0])
     scale = _images_of({**typed, **named}, count)

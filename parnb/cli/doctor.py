@@ -88,6 +88,7 @@ def doctor(typed):
 
         refuse(typed, () if "pairs" in typed else CSV, "needs --pairs")
         refuse(typed, () if "images" in typed else ("names", "templates"), "needs --images")
+        refuse(typed, () if {"pairs", "images"} & {*typed} else ("unreadable",), "needs --pairs or --images")
         scale = _own(typed)["scale"]
         states = []
         for check in examine(scale, load_preset(scale)["encoder"]):

@@ -67,6 +67,13 @@ CALIBRATE = dict(
     budget=_option(
         float, None, "With --calibrate: points of accuracy that may be lost; 3 by default.", min=0.0, panel=TRAINING
     ),
+    suspected=_option(
+        list[str],
+        None,
+        "With --calibrate: a class that an audit suspects, so that no known backdoor has it for its target; may be "
+        "repeated.",
+        panel=TRAINING,
+    ),
 )
 CSV = ("image_column", "caption_column", "root")  # of a csv of pairs
 OWN_ONLY = ("checkpoint", "out", *CSV, "unreadable", "shards", *IMAGES)
@@ -117,7 +124,7 @@ def _check_own(
     refuse(typed, ("encoder",), "belongs to a scale; with --model the model is the encoder")
     made = check_out(out)
     if made.is_dir() and any(made.iterdir()) and not read_record(made):
-        raise ParnbError(f"--out {out} is not empty: choose another folder, or delete this one")
+        raise ParnbError(f"--out {out} is not empty: choose another folder")
 
 
 @options(app, RUN, OWN, ATTACK, PAIRS, COMPUTE, OUT, SHARDS)
@@ -175,8 +182,11 @@ def _cleaned(
     from parnb.study.doctor import preflight
 
     calibrate, budget = typed.pop("calibrate", False), typed.pop("budget", None)
+    suspected = typed.pop("suspected", None) or []
     if not calibrate and budget is not None:
         raise ParnbError("--budget belongs to --calibrate, which searches for the strength within it")
+    if not calibrate and suspected:
+        raise ParnbError("--suspected belongs to --calibrate, which plants known backdoors towards other classes")
     chosen = "has no effect with --calibrate, which chooses the learning rate"
     refuse(typed, ("lr",) if calibrate else (), chosen)
     if calibrate and "lr" in read_settings(typed.get("recipe"), "--recipe"):
@@ -187,7 +197,7 @@ def _cleaned(
         preflight(run.scale, run.encoder)
     if not calibrate:
         return cleaned_clip(run, compute)
-    settings = dict(budget=3.0 if budget is None else budget, smoke=typed.get("smoke", False))
+    settings = dict(budget=3.0 if budget is None else budget, suspected=suspected, smoke=typed.get("smoke", False))
     return calibrated_clip(run, compute=compute, tell=_tell, **settings)
 
 

@@ -110,8 +110,8 @@ PAIRS = dict(
         "real or synthetic; with --model a csv, a pattern of shards, a folder, or hf:org/name.",
         panel=DATA_PANEL,
     ),
-    image_column=_option(str, None, "The csv's column of image files.", panel=DATA_PANEL),
-    caption_column=_option(str, None, "The csv's column of captions.", panel=DATA_PANEL),
+    image_column=_option(str, None, "The column of images in a csv or a dataset.", panel=DATA_PANEL),
+    caption_column=_option(str, None, "The column of captions in a csv or a dataset.", panel=DATA_PANEL),
     root=_option(Path, None, "The folder that paths in the csv start from; its own by default.", panel=DATA_PANEL),
     unreadable=_option(
         float, None, "This share of the images may be unreadable; 0.01 by default.", min=0.0, max=1.0, panel=DATA_PANEL

@@ -401,14 +401,18 @@ def open_source(
     """Open image-text pairs. What cannot be used, such as a row without caption, is left out with a warning.
 
     Raises `ParnbError` for a source that does not exist, a pattern without files, an unknown column (naming the
-    nearest), and for too many pairs that cannot be used (naming their rows). Source: ours."""
+    nearest), an option that the source does not use, and for too many pairs that cannot be used (naming their rows).
+    Source: ours."""
     name = str(source)
     if skip:
         first = open_source(source, size, image, caption, root, sep, most and most + skip, 0, limit, split, streaming)
         return _skip_pairs(first, skip, size, limit)
+    columns, files = {"image column": image, "caption column": caption}, dict(root=root, sep=sep)
     if name.startswith("hf:"):
+        _without_effect(f"the dataset {name}", files)
         return _open_hub(name[3:], size, image, caption, most, limit, split, streaming)
     if is_shards(name):
+        _without_effect(f"the shards {name}", columns | files)
         return _open_shards(expand_shards(name), size, most, limit)
     path = Path(source).expanduser()
     if not path.exists():
@@ -417,9 +421,16 @@ def open_source(
         )
     if not path.is_dir():
         return _open_csv(path, size, image, caption, root, sep, most, limit)
+    _without_effect(f"the folder {path}", columns | files)
     if tars := sorted(map(str, path.rglob("*.tar"))):
         return _open_shards(tars, size, most, limit)
     return _open_folder(path, size, most, limit)
+
+
+def _without_effect(source: str, options: dict):
+    "Raise `ParnbError` for options that a source does not use."
+    if given := [k for k, v in options.items() if v is not None]:
+        raise ParnbError(f"{' and '.join(given)} cannot be used with {source}: they belong to a csv; leave them out")
 
 
 def _skip_pairs(pairs: Pairs, skip: int, size: int, limit: float) -> Pairs:

@@ -147,19 +147,17 @@ def triggered(
     found: Found,
     k: int,  # the position of a candidate
     images: Tensor,  # float [N, 3, H, W] in [0, 1]
-    seed: int = 1,  # of places
 ) -> Tensor:  # float [N, 3, H, W] in [0, 1]
-    "Put a trigger that was found on images. Source: ours."
-    gen = torch.Generator().manual_seed(seed)
+    "Put a trigger that was found on images, at the same places each time. Source: ours."
+    gen = torch.Generator().manual_seed(1)
     return found.family.apply(found.weights[k : k + 1].to(images.device), images, gen)[0]
 
 
 def spread(
     images: np.ndarray,  # [N, …], often sorted by class
-    count: int = 4,
-) -> np.ndarray:  # [count, …]
-    "Some of the images that the search does not see, evenly spread. Source: ours."
-    return images[1::2][np.linspace(0, len(images[1::2]) - 1, count).astype(int)]
+) -> np.ndarray:  # [4, …]
+    "Four of the images that the search does not see, evenly spread. Source: ours."
+    return images[1::2][np.linspace(0, len(images[1::2]) - 1, 4).astype(int)]
 
 
 def side_by_side(

@@ -147,9 +147,10 @@ def without_projection(
 def log_distances(
     before: tuple[Tensor, Tensor],  # float [N, D], [M, D], unit length: embeddings of images and of texts
     after: tuple[Tensor, Tensor],  # the same under the model in training
+    on: str = "dev",  # what was embedded; the start of the names
 ) -> dict[str, float]:  # in [0, 4], by column name
     """The distances from the model before a training: dev_distance_images, …_texts, dev_aligned_images, …_texts.
 
     Raises what `geometry` raises. Source: ours."""
     found = geometry(*(dict(images=images, texts=texts) for images, texts in (before, after)))
-    return {f"dev_{k}": v for k, v in found.items() if k.startswith(("distance_", "aligned_"))}
+    return {f"{on}_{k}": v for k, v in found.items() if k.startswith(("distance_", "aligned_"))}

@@ -20,6 +20,7 @@ from ..registry import find
 from .report import render_page
 from ..study.artifacts import versions
 from ..study.audit import Audit, caution
+from ..study.flags import FLAG_CAUTION, Flags, summary
 from ..study.suspicious import RANKING_CAUTION, Ranking, target_words
 
 # %% ../../nbs/api/show/audit.ipynb #f40144f8
@@ -72,10 +73,25 @@ def _ranking_items(name: str, r: Ranking) -> list[dict]:
     return [_item(f"{name}-pairs", title, body=words + table, line=RANKING_CAUTION)]
 
 
+_FLAGS = """<table><thead><tr><th>image</th><th>file</th><th>score</th><th>classified as</th></tr></thead><tbody>
+{% for s, picture in rows %}<tr><td><img src="{{ picture }}" alt="" width="64"></td><td>{{ s.image }}</td>
+<td>{{ "%.3g"|format(s.score) }}</td><td>{{ s.predicted }}</td></tr>
+{% endfor %}</tbody></table>"""
+
+
+def _flag_items(name: str, f: Flags) -> list[dict]:
+    "How many images are flagged, and the first of them."
+    rows = [*zip(f.flagged.itertuples(), (_png(p, zoom=1) for p in f.pictures))]
+    table = Environment(autoescape=True).from_string(_FLAGS).render(rows=rows) if rows else ""
+    title = f"{find('detector', name).label}: {len(f.flagged)} of {f.scored:,} images flagged"
+    return [_item(f"{name}-flags", title, body=f"<p>{html.escape(summary(f))}.</p>{table}", line=FLAG_CAUTION)]
+
+
 def audit_html(
     audit: Audit,
     rankings: dict[str, Ranking] | None = None,  # of `rank_pairs`
     usual: Sequence[str] = (),  # of `usual_scores`
+    flags: dict[str, Flags] | None = None,  # of `flag_images`
     most: int = 5,  # suspects of each detector
 ) -> str:  # one HTML page without external files
     "Write an audit as one page. Source: ours."
@@ -86,6 +102,9 @@ def audit_html(
         contents += items
     for name, r in (rankings or {}).items():
         parts.append((find("detector", name).label, items := _ranking_items(name, r)))
+        contents += items
+    for name, f in (flags or {}).items():
+        parts.append((find("detector", name).label, items := _flag_items(name, f)))
         contents += items
     against = f" It is compared with {audit.reference}." if audit.reference else " It is compared with no other model."
     made = f"Made with parnb {v['parnb']}, torch {v['torch']}, Python {v['python']}."

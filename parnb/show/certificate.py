@@ -17,6 +17,7 @@ from parnb.study.certificate import (
     STATEMENT,
     Certificate,
     accuracy_words,
+    SHOWN,
     canary_summary,
     canary_words,
     further_words,
@@ -47,7 +48,7 @@ def _accuracy(c: Certificate) -> list[dict]:
     items = [_item("accuracy", "What the cleaning cost", claims=[card], counts=counts, body=_text(accuracy_words(c)))]
     if not a["classes"]:
         return items + [_item("classes", "Classes that lost most", body=_text("No class lost accuracy."))]
-    lines = [(k["name"], f"{k['before']:.1%} before, {k['after']:.1%} after, n {k['n']}") for k in a["classes"]]
+    lines = [(k["name"], f"{k['before']:.1%} before, {k['after']:.1%} after, n {k['n']}") for k in a["classes"][:SHOWN]]
     card = dict(claim="Accuracy of each class", lines=lines)
     counts = f"The largest losses of {c.before.classes} classes; with few images of each, some of them are chance."
     return items + [_item("classes", "Classes that lost most", claims=[card], counts=counts, body=_text(counts))]

@@ -216,6 +216,7 @@ def poisoned_clip(
 def cleaned_clip(
     run: Run,  # whose cleaning to carry out
     compute: Compute = Compute(),  # how a step is computed
+    looks: bool = True,  # measure during the training; without, the log holds the losses alone
 ) -> Path:  # a model folder for `load_clip`
     "Find or train the cleaned model of a run, and the poisoned one before it. Source: ours."
     start = poisoned_clip(run, compute)
@@ -234,7 +235,10 @@ def cleaned_clip(
         def reference():
             return load_clip(start)[0]
 
-        monitoring = watch(run, model, tokenizer, c.recipe and c.recipe.batch_size, cleaner.monitor_every)
+        every = cleaner.monitor_every
+        monitoring = dict(monitor=None, every=every)
+        if looks:
+            monitoring = watch(run, model, tokenizer, c.recipe and c.recipe.batch_size, every, pairs)
         name = f"cleaning with {label(c.method)}"
         options = dict(seed=run.seed, name=name, compute=compute, partial=partial, **monitoring)
         cleaned, log = cleaner.clean(model, pairs, tokenizer, c.recipe, reference, **options)

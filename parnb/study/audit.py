@@ -25,6 +25,7 @@ from ..detectors.base import Defender, Finding
 from ..models.clip import image_size, load_clip, model_key, save_tensors
 from ..registry import detectors, find
 from .artifacts import DEVICE, artifact, read_record
+from .doctor import require_trained
 from .own import check_model
 from .scale_data import data_of
 
@@ -37,8 +38,8 @@ def defender_of(
 ) -> Defender:
     """Load a model, with images as it reads them.
 
-    Raises `ParnbError` for a scale without images or with images of another size, for a model without weights, and what
-    `load_clip` raises. Source: ours."""
+    Raises `ParnbError` for a scale without images or with images of another size, for a model without weights or with
+    random ones, and what `load_clip` raises. Source: ours."""
     check_model(model, pretrained)
     data = data_of(scale)
     if not data.has_images:
@@ -46,6 +47,7 @@ def defender_of(
             "an audit needs clean images with class names: give --images, a folder with a folder per class"
         )
     net, _, tokenizer = load_clip(model, pretrained)
+    require_trained(net, model, pretrained)
     split = "dev" if "dev" in data.splits else "val"
     pairs = with_preprocessing(data.labelled(count, image_size(net), split), net)
     images = np.asarray(pairs.images[0 : len(pairs)])

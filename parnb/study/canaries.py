@@ -9,7 +9,7 @@ __all__ = ['GONE', 'Canaries', 'canaries_of', 'plant', 'canary_rates', 'strength
 # %% ../../nbs/api/study/canaries.ipynb #fc92189b
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..attacks.base import make_trigger
 from ..attacks.poisoning import Poisoning, poison_pairs
-from ..core import ParnbError, content_key
+from ..core import ParnbError, content_key, pick
 from ..data.images import losses, with_preprocessing
 from ..data.pairs import Pairs
 from ..evaluation.embedding import embed_images, zero_shot_head
@@ -59,17 +59,20 @@ class Canaries:
 def canaries_of(
     run: Run,  # a run with a cleaning
     smoke: bool = False,  # the smallest training that runs every step
+    suspected: Sequence[str] = (),  # class names that are no canary's target
 ) -> Canaries:
-    """The canaries of a run's scale, with targets that differ from the run's own.
+    """The canaries of a run's scale, with targets that differ from the run's own and from suspected ones.
 
-    Raises `ParnbError` if the scale declares none, or has no labelled images or too few classes. Source: ours."""
+    Raises `ParnbError` if the scale declares none, has no labelled images or too few classes, and for a suspected class
+    that it does not have. Source: ours."""
     declared, data = load_preset(run.scale).get("canaries"), data_of(run.scale)
     if not declared:
         raise ParnbError(f"the scale {run.scale} declares no canaries: add `canaries` to its preset, as tiny.json does")
     if not data.has_images:
         raise ParnbError("canaries are measured on labelled images: give --images, a folder with a folder per class")
-    taken = run.attack.poisoning.target if run.attack else None
-    free = [n for n, k in Counter(data.names).items() if n != taken and k == 1]  # of two equal names, one is the target
+    taken = {pick(s, data.names, "class that is suspected") for s in suspected}
+    taken |= {run.attack.poisoning.target} if run.attack else set()
+    free = [n for n, k in Counter(data.names).items() if n not in taken and k == 1]  # of two equal names, one is meant
     if len(free) < 2 * len(declared["plant"]):
         raise ParnbError(
             f"canaries need {2 * len(declared['plant'])} classes or more, there are {len(free)}: give more"
@@ -250,12 +253,13 @@ def calibrate(
     smoke: bool = False,  # the smallest trainings that run every step
     compute: Compute = Compute(),  # how a step is computed
     tell: Callable[[str], None] = lambda line: None,  # gets a line after each step
+    suspected: Sequence[str] = (),  # as of `canaries_of`
 ) -> Calibration:
     """Plant canaries into a copy of the run's model before its cleaning, and find the strength that removes them.
 
     Everything is kept, so that an interrupted calibration goes on where it was. Raises `ParnbError` if no canary took,
     if every strength that was tried costs more than the budget, and what `canaries_of` raises. Source: ours."""
-    lrs, canaries = strengths_of(run), canaries_of(run, smoke)
+    lrs, canaries = strengths_of(run), canaries_of(run, smoke, suspected)
     copy = plant(run, canaries, compute)
     start = canary_rates(poisoned_clip(run, compute), run, canaries).accuracy.iloc[0]
     planted = canary_rates(copy, run, canaries)
@@ -275,7 +279,7 @@ def calibrate(
     tables, trials = {}, {}
     while not (found := choose_strength(trials, len(lrs), budget))[0]:
         k = found[1]
-        t = canary_rates(cleaned_clip(at_rate(again, lrs[k]), compute), run, canaries)
+        t = canary_rates(cleaned_clip(at_rate(again, lrs[k]), compute, looks=False), run, canaries)
         lost, t = 100 * float(start - t.accuracy.iloc[0]), t[took]
         tables[k], trials[k] = t.assign(lr=lrs[k], lost=lost), Trial(bool((t.excess <= GONE).all()), lost)
         tell(_words(f"cleaned at lr {lrs[k]:g}, accuracy {t.accuracy.iloc[0]:.1%} (suspect: {start:.1%})", t))
@@ -294,9 +298,10 @@ def calibrated_clip(
     smoke: bool = False,
     compute: Compute = Compute(),
     tell: Callable[[str], None] = lambda line: None,
+    suspected: Sequence[str] = (),  # as of `canaries_of`
 ) -> Path:  # a model folder for `load_clip`, whose record names the canaries
     "Calibrate on a copy, then clean the run's model with the strength found. Raises as `calibrate`. Source: ours."
-    found = calibrate(run, budget, smoke, compute, tell)
+    found = calibrate(run, budget, smoke, compute, tell, suspected)
     for line in found.words():
         tell(line)
     chosen = at_rate(run, found.lr)

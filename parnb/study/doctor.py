@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OK', 'WARNING', 'FAILS', 'Check', 'check_training', 'check_activation', 'check_tokenizer', 'check_pixels',
-           'check_classes', 'compare_activations', 'examine', 'preflight']
+           'check_classes', 'compare_activations', 'require_trained', 'examine', 'preflight']
 
 # %% ../../nbs/api/study/doctor.ipynb #31722681
 import os
@@ -322,6 +322,25 @@ def compare_activations(
     return Check("activation", undecided.state, f"{text}, which does not decide" + f": {ask}" * known)
 
 # %% ../../nbs/api/study/doctor.ipynb #02f2d273
+def _architecture(model: str | Path, pretrained: str | Path | None) -> str:
+    "The architecture of a model, from its folder if there is one."
+    folder = next((p for p in (model, str(pretrained)) if Path(p).expanduser().is_dir()), None)
+    return architecture_of(folder or model)
+
+
+def require_trained(
+    net: nn.Module,  # the loaded model
+    model: str | Path,  # what it was loaded from, as for `load_clip`
+    pretrained: str | Path | None = None,  # likewise
+) -> None:
+    """Refuse a model of which every number would mislead.
+
+    Raises `ParnbError` for random weights, and for another activation function than its source names. Source: ours."""
+    for c in (check_training(net), check_activation(_architecture(model, pretrained), net, model, pretrained)):
+        if c and c.state == FAILS:
+            raise ParnbError(f"{pretrained or model}: {c.text}")
+
+
 def examine(
     scale: str,  # a scale, or the path of a JSON file, such as `own_scale` writes
     encoder: str,  # one of its encoders
@@ -331,8 +350,7 @@ def examine(
     source, pretrained = e["model"], e.get("pretrained")
     try:
         net, _, tokenizer = load_clip(source, pretrained)
-        folder = next((p for p in (source, str(pretrained)) if Path(p).expanduser().is_dir()), None)
-        name = architecture_of(folder or source)
+        name = _architecture(source, pretrained)
     except ParnbError as wrong:
         yield Check("weights", FAILS, str(wrong))
         return

@@ -94,12 +94,10 @@ def _measured() -> list[float]:
     return [float(head.mean()), float((e @ head.T).max()), float((e @ head.T).mean())]
 
 
-def fingerprint(
-    threads: int = 1,  # of the processor; more change the order of sums
-) -> dict:  # SCIENCE and, for each stage, numbers that depend on all of its code
-    "Compute the fingerprint of this code. Source: ours."
+def fingerprint() -> dict:  # SCIENCE and, for each stage, numbers that depend on all of its code
+    "Compute the fingerprint of this code, with one thread: more change the order of sums. Source: ours."
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     try:
         out = {"measuring": _measured()}
         for name, m in attacks().items():

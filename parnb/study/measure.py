@@ -84,7 +84,7 @@ def _retrieval_rates(
     run: Run,
     e: dict[str, Tensor],
 ) -> dict:
-    "Recall in both directions, and ASR-Text under the run's trigger or under each."
+    "Recall in both directions; ASR-Text under the run's trigger or under each, and the same share without a trigger."
     captioned = data_of(run.scale).captioned(64, run.images)
     texts, out = [c for cs in captioned.captions for c in cs], {}
     for k, v in retrieval(e["retrieval_clean"], e["captions"]).items():
@@ -95,6 +95,9 @@ def _retrieval_rates(
     for view, end in views.items():
         rate = asr_text(e[f"retrieval_{view}"], e["captions"], texts, shows, target)
         out |= _columns(f"asr_text{end}", rate, f"n_asr_text{end}")
+    if views:
+        share = asr_text(e["retrieval_clean"], e["captions"], texts, shows, target)
+        out["target_share_clean_text"] = share["value"]
     return out
 
 
@@ -206,8 +209,11 @@ def in_lines(
     if row.get("n_unreadable"):
         out.append(("unreadable images", f"{int(row['n_unreadable'])}, which count as grey ones"))
     for k in row:
-        if k.endswith("recall@1") or k.startswith("asr_text") and not k.endswith(("_low", "_high")):
-            out += [(k.replace("_", " "), _rate(row, k))] if row[k] is not None else []
+        text = k.startswith("asr_text") and not k.endswith(("_low", "_high"))
+        if (text or k.endswith("recall@1")) and row[k] is not None:
+            share = row.get("target_share_clean_text")
+            beside = f"; without the trigger {'-' if share is None else f'{share:.1%}'}" * text
+            out.append((k.replace("_", " "), f"{_rate(row, k, f'n_{k}')}{beside}"))
     return [f"{name:>24}  {value}" for name, value in [*out, ("key", row["key"])]]
 
 # %% ../../nbs/api/study/measure.ipynb #f9dc8dfe

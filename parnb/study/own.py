@@ -181,8 +181,8 @@ def check_out(
     if folder and out.is_file():
         raise ParnbError(f"--out {out} is a file: give the path of a folder")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        place = out if out.is_dir() else out.parent
+        places = [out] * out.is_dir() + [*out.absolute().parents]
+        place = next(p for p in places if p.exists())  # the first that is there; the others are made with the result
         TemporaryDirectory(dir=place).cleanup()  # root may write where nothing can be made
     except OSError as e:
         raise ParnbError(f"--out {out} cannot be made ({e.strerror}): choose a folder that you may write to") from None
@@ -198,7 +198,7 @@ def publish(
     if out.exists() and any(out.iterdir()):
         if read_record(out).get("key") == read_record(folder).get("key", "none"):
             return out
-        raise ParnbError(f"{out} is not empty: choose another folder for --out, or delete this one")
+        raise ParnbError(f"{out} is not empty: choose another folder for --out")
     if int(os.environ.get("RANK", 0)) == 0:
         with new_folder(out) as tmp:
             shutil.copytree(folder, tmp, dirs_exist_ok=True)

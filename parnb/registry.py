@@ -207,9 +207,11 @@ def cleaners() -> dict[str, Method]:  # name -> method, in the order of tables
     return _methods("cleaner")
 
 
-def detectors() -> dict[str, Method]:  # name -> method, in the order of tables
-    "All registered detectors. Source: ours."
-    return _methods("detector")
+def detectors(
+    *levels: str,  # only detectors of these: "model", "input" (images) or "data" (pairs); none: all
+) -> dict[str, Method]:  # name -> method, in the order of tables
+    "Registered detectors. Source: ours."
+    return {n: m for n, m in _methods("detector").items() if not levels or m.cls.level in levels}
 
 
 def find(

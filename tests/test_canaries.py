@@ -45,6 +45,11 @@ def test_the_record_names_the_canaries_and_nothing_is_computed_twice(data, tmp_p
     assert again.returncode == 0 and again.stdout == done.stdout, again.stderr
     assert made == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("record.json")}
     assert not [*tmp_path.rglob(".partial*"), *tmp_path.rglob("*.lock")]
+    quick = ["--images", data / "classes", "--detector", "concentration:restarts=1,steps=2", "--json"]
+    done = parnb(tmp_path, "audit", SUSPECT, tmp_path / "cleaned", *quick)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)  # the certificate finds the canaries by itself
+    assert found["canaries"]["canaries"] == record["canaries"] and found["assurance"]["of"] == 30
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,8 @@ def test_the_record_names_the_canaries_and_nothing_is_computed_twice(data, tmp_p
         (["--calibrate", "--images", "val", "--lr", "1e-3"], "--lr has no effect with --calibrate"),
         (["--calibrate", "--images", "val", "--recipe", "lr=1e-3"], "--recipe lr has no effect with --calibrate"),
         (["--budget", "2"], "--budget belongs to --calibrate"),
+        (["--suspected", "banana"], "--suspected belongs to --calibrate"),
+        (["--calibrate", "--images", "val", "--suspected", "bananna"], "did you mean 'banana'"),
         (["--names", "names.txt"], "--names needs --images"),
     ],
 )

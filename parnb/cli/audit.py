@@ -144,21 +144,22 @@ def _parameters(values: list[str] | None) -> dict[str, dict] | None:
 
 def _detectors(only: dict | None, pairs: bool, flag: bool) -> tuple:
     "Those of models, of pairs and of images: None means all. Raises `ParnbError` for one that would have no effect."
-    from parnb.study.flags import image_detectors
-    from parnb.study.suspicious import ranking_detectors
+    from parnb.registry import detectors
+    from parnb.study.suspicious import RANKING
 
     if only is None:
         return None, None, None
-    ranking, flagging = ([n for n in only if n in known()] for known in (ranking_detectors, image_detectors))
+    of_pairs, of_images = detectors(*RANKING), detectors("input")
+    ranking, flagging = ([n for n in only if n in known] for known in (of_pairs, of_images))
     if idle := [n for n in ranking if not pairs and not (flag and n in flagging)]:
         option = "--pairs or --flag" if idle[0] in flagging else "--pairs"
         raise ParnbError(f"--detector {idle[0]} searches no model, so it needs {option}")
     for option, given, named, known in (
-        ("--pairs", pairs, ranking, ranking_detectors),
-        ("--flag", flag, flagging, image_detectors),
+        ("--pairs", pairs, ranking, of_pairs),
+        ("--flag", flag, flagging, of_images),
     ):
         if given and not named:
-            raise ParnbError(f"{option} needs --detector {' or '.join(known())}, and none of them is named: add one")
+            raise ParnbError(f"{option} needs --detector {' or '.join(known)}, and none of them is named: add one")
     return [n for n in only if n not in ranking], ranking, flagging
 
 

@@ -34,11 +34,12 @@ FILTER = dict(
 @options(app, OWN, FILTER)
 def filter(typed):
     "Leave out the most suspicious pairs before training: rank them with --detector and --model, write the others."
+    from parnb.registry import detectors
     from parnb.scales import load_preset
-    from parnb.study.filter import check_drop, filter_source, pair_detector, pair_detectors
+    from parnb.study.filter import check_drop, filter_source, pair_detector
 
     if missing := [f"--{k}" for k in ("model", "pairs", "detector", "out") if k not in typed]:
-        known = " or ".join(pair_detectors())
+        known = " or ".join(detectors("data"))
         raise ParnbError(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: parnb filter needs --model, "
             f"--pairs, --detector ({known}) and --out"

@@ -73,7 +73,7 @@ class Audit:
 
 def _model_detectors(only: Sequence[str] | None) -> list[str]:
     "The detectors of models, in order."
-    known = [n for n, m in detectors().items() if m.cls.level == "model"]
+    known = [*detectors("model")]
     return [pick(n, known, "detector of models") for n in only] if only is not None else known
 
 

@@ -217,7 +217,7 @@ def _remains(found: dict[str, Finding], tests: dict[str, dict[str, list]], targe
 
 def _untested(before: Audit, remains: list, most: int, canaries: dict, further: dict | None) -> list[str]:
     "What no part of the certificate tested, in words."
-    known = {n: m for n, m in detectors().items() if m.cls.level == "model"}
+    known = detectors("model")
     out = [f"what the detector {m.label} misses: {m.cls.misses}" for n, m in known.items() if m.cls.misses]
     out += [f"what the detector {m.label} finds: it was not run" for n, m in known.items() if n not in before.findings]
     kept = {r["detector"] for r in remains}

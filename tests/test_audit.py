@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from processes import parnb
+from processes import env, fails_with, parnb, several
 from small_scale import make_classes, make_data, make_model
 
 from parnb.core import PRETRAINED
@@ -130,38 +130,46 @@ def test_images_of_unknown_origin_are_flagged(tmp_path):
     assert "of 4 images of " in again.stdout and "was not searched" in again.stdout, again.stderr
 
 
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        ([], "needs --model"),
-        (["--model", SUSPECT], "needs --images"),
-        (["--model", SUSPECT, "--checkpoint", "other.pt", "--scale", "tiny"], "a folder with its own weights"),
-        (["--model", SUSPECT, "--scale", "tiny", "--out", "/proc/audit.html"], "cannot be made"),
-        (["--model", SUSPECT, "--scale", "tiny", "--names", "names.txt"], "--names needs --images"),
-        (["--model", SUSPECT, "--images", "nowhere"], "nowhere"),
-        (["--model", "tiny-rn", "--images", "."], "random weights"),
-        (["--model", SUSPECT, "--scale", "tiny", "--detector", "inversoin"], "did you mean"),
-        (["--model", SUSPECT, "--scale", "tiny", "--pairs", "nowhere.csv"], "nowhere.csv"),
-        (
-            ["--model", SUSPECT, "--scale", "tiny", "--pairs", "real", "--detector", "inversion"],
-            "none of them is named",
-        ),
-        (["--model", SUSPECT, "--scale", "tiny", "--detector", "masking"], "needs --pairs"),
-        (["--model", SUSPECT, "--scale", "tiny", "--flag", "nowhere"], "nowhere is not a folder"),
-        (["--model", SUSPECT, "--scale", "tiny", "--flag", ".", "--detector", "density"], "needs --pairs"),
-        (["--model", SUSPECT, "--scale", "tiny", "--flag", ".", "--detector", "inversion"], "none of them is named"),
-        ([SUSPECT, SUSPECT, "--scale", "tiny", "--flag", "."], "audit of one model"),
-        (["--model", SUSPECT, "--scale", "tiny", "--out", "page.pdf"], "ends in .html"),
-        (["--model", SUSPECT, "--scale", "tiny", "--against-checkpoint", "x.pt"], "needs --against"),
-        (["--model", SUSPECT, "--scale", "tiny", "--against", "tiny-rn"], "random weights"),
-        (["--model", SUSPECT, "--scale", "tiny", "--against", "UNTRAINED"], "random weights"),
-        (["--model", "UNTRAINED", "--scale", "tiny"], "random weights"),
-        ([SUSPECT, "UNTRAINED", "--scale", "tiny"], "random weights"),
-    ],
-)
-def test_bad_input_is_one_sentence(tmp_path, given, says):
-    if "UNTRAINED" in given:  # such as a training script saves before its first step
-        make_model(tmp_path / "untrained", looks_trained=False)
-    done = parnb(tmp_path, "audit", *(tmp_path / "untrained" if g == "UNTRAINED" else g for g in given))
-    assert done.returncode == 1 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert not [*tmp_path.rglob("audited-*")]
+MISTAKES = [
+    ([], "needs --model"),
+    (["--model", SUSPECT], "needs --images"),
+    (["--model", SUSPECT, "--checkpoint", "other.pt", "--scale", "tiny"], "a folder with its own weights"),
+    (["--model", SUSPECT, "--scale", "tiny", "--out", "/proc/audit.html"], "cannot be made"),
+    (["--model", SUSPECT, "--scale", "tiny", "--names", "names.txt"], "--names needs --images"),
+    (["--model", SUSPECT, "--images", "nowhere"], "nowhere"),
+    (["--model", "tiny-rn", "--images", "."], "random weights"),
+    (["--model", SUSPECT, "--scale", "tiny", "--detector", "inversoin"], "did you mean"),
+    (["--model", SUSPECT, "--scale", "tiny", "--pairs", "nowhere.csv"], "nowhere.csv"),
+    (
+        ["--model", SUSPECT, "--scale", "tiny", "--pairs", "real", "--detector", "inversion"],
+        "none of them is named",
+    ),
+    (["--model", SUSPECT, "--scale", "tiny", "--detector", "masking"], "needs --pairs"),
+    (["--model", SUSPECT, "--scale", "tiny", "--flag", "nowhere"], "nowhere is not a folder"),
+    (["--model", SUSPECT, "--scale", "tiny", "--flag", ".", "--detector", "density"], "needs --pairs"),
+    (["--model", SUSPECT, "--scale", "tiny", "--flag", ".", "--detector", "inversion"], "none of them is named"),
+    ([SUSPECT, SUSPECT, "--scale", "tiny", "--flag", "."], "audit of one model"),
+    (["--model", SUSPECT, "--scale", "tiny", "--out", "page.pdf"], "ends in .html"),
+    (["--model", SUSPECT, "--scale", "tiny", "--against-checkpoint", "x.pt"], "needs --against"),
+    (["--model", SUSPECT, "--scale", "tiny", "--against", "tiny-rn"], "random weights"),
+    (["--model", SUSPECT, "--scale", "tiny", "--against", "UNTRAINED"], "random weights"),
+    (["--model", "UNTRAINED", "--scale", "tiny"], "random weights"),
+    ([SUSPECT, "UNTRAINED", "--scale", "tiny"], "random weights"),
+]
+
+
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory):
+    "What each of the commands above did; nothing was computed."
+    data = tmp_path_factory.mktemp("mistakes")
+    make_model(data / "untrained", looks_trained=False)  # such as a training script saves before its first step
+    commands = [[data / "untrained" if g == "UNTRAINED" else g for g in given] for given, _ in MISTAKES]
+    done = several([["audit", *c] for c in commands], env(data))
+    assert not [*data.rglob("audited-*")]
+    return done
+
+
+@pytest.mark.parametrize("k", range(len(MISTAKES)), ids=[" ".join(map(str, given)) for given, _ in MISTAKES])
+def test_bad_input_is_one_sentence(mistakes, k):
+    assert len(mistakes[k].stderr.strip().splitlines()) == 1, mistakes[k].stderr
+    fails_with(mistakes[k], MISTAKES[k][1])

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from processes import parnb
+from processes import env, fails_with, parnb, several
 from small_scale import make_classes, make_data
 
 from parnb.core import PRETRAINED
@@ -20,10 +20,14 @@ def data(tmp_path_factory):
     return folder
 
 
-def clean(data, place, *more):
-    "The command, in its smallest form."
+def command(data, place, *more):
+    "In its smallest form."
     own = ["--model", SUSPECT, "--scale", "tiny", "--pairs", data / "pairs.csv", "--out", place / "cleaned"]
-    return parnb(place, "clean", *map(str, [*own, "--smoke", "--method", "ft", *more]))
+    return [*map(str, ["clean", *own, "--smoke", "--method", "ft", *more])]
+
+
+def clean(data, place, *more):
+    return parnb(place, *command(data, place, *more))
 
 
 def test_the_record_names_the_canaries_and_nothing_is_computed_twice(data, tmp_path):
@@ -52,21 +56,29 @@ def test_the_record_names_the_canaries_and_nothing_is_computed_twice(data, tmp_p
     assert found["canaries"]["canaries"] == record["canaries"] and found["assurance"]["of"] == 30
 
 
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        (["--calibrate"], "--images"),
-        (["--calibrate", "--images", "val"], "6 classes or more, there are 2"),
-        (["--calibrate", "--images", "val", "--lr", "1e-3"], "--lr has no effect with --calibrate"),
-        (["--calibrate", "--images", "val", "--recipe", "lr=1e-3"], "--recipe lr has no effect with --calibrate"),
-        (["--budget", "2"], "--budget belongs to --calibrate"),
-        (["--suspected", "banana"], "--suspected belongs to --calibrate"),
-        (["--calibrate", "--images", "val", "--suspected", "bananna"], "did you mean 'banana'"),
-        (["--names", "names.txt"], "--names needs --images"),
-    ],
-)
-def test_what_cannot_be_calibrated_is_one_sentence(data, tmp_path, given, says):
-    given = [data / "val" if g == "val" else g for g in given]
-    done = clean(data, tmp_path, *given)
-    assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("parnb: ") and not (tmp_path / "cleaned").exists()
+MISTAKES = [
+    (["--calibrate"], "--images"),
+    (["--calibrate", "--images", "val"], "6 classes or more, there are 2"),
+    (["--calibrate", "--images", "val", "--lr", "1e-3"], "--lr has no effect with --calibrate"),
+    (["--calibrate", "--images", "val", "--recipe", "lr=1e-3"], "--recipe lr has no effect with --calibrate"),
+    (["--budget", "2"], "--budget belongs to --calibrate"),
+    (["--suspected", "banana"], "--suspected belongs to --calibrate"),
+    (["--calibrate", "--images", "val", "--suspected", "bananna"], "did you mean 'banana'"),
+    (["--names", "names.txt"], "--names needs --images"),
+]
+
+
+@pytest.fixture(scope="module")
+def mistakes(data, tmp_path_factory):
+    "What each of the commands above did; no model was made."
+    place = tmp_path_factory.mktemp("mistakes")
+    commands = [command(data, place, *(data / "val" if g == "val" else g for g in given)) for given, _ in MISTAKES]
+    done = several(commands, env(place))
+    assert not (place / "cleaned").exists()
+    return done
+
+
+@pytest.mark.parametrize("k", range(len(MISTAKES)), ids=[" ".join(given) for given, _ in MISTAKES])
+def test_what_cannot_be_calibrated_is_one_sentence(mistakes, k):
+    fails_with(mistakes[k], MISTAKES[k][1])
+    assert mistakes[k].stderr.strip().splitlines()[-1].startswith("parnb: ")

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from processes import parnb
+from processes import env, fails_with, parnb, several
 from small_scale import make_classes, make_data
 
 from parnb.core import PRETRAINED
@@ -122,17 +122,25 @@ def test_a_further_training_is_kept_and_measured(tmp_path, monkeypatch):
     assert made.accuracy["further"]["n"] == 64
 
 
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        ([SUSPECT, "--scale", "tiny"], "takes two models, BEFORE and AFTER, or none and --model, not 1"),
-        ([SUSPECT, CLEAN, CLEAN, "--scale", "tiny"], "not 3"),
-        ([SUSPECT, SUSPECT / "model.safetensors", "--scale", "tiny"], "name its architecture with --model"),
-        ([SUSPECT, CLEAN, "--images", "IMAGES", "--pairs", "real"], "--pairs) needs --rebound-lr"),
-        ([SUSPECT, CLEAN, "--scale", "tiny", "--pairs", "nowhere.csv"], "nowhere.csv"),
-    ],
-)
-def test_bad_input_is_one_sentence(tmp_path, images, given, says):
-    done = parnb(tmp_path, "audit", *(images if g == "IMAGES" else g for g in given))
-    assert done.returncode == 1 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert not [*tmp_path.rglob("audited-*")]
+MISTAKES = [
+    ([SUSPECT, "--scale", "tiny"], "takes two models, BEFORE and AFTER, or none and --model, not 1"),
+    ([SUSPECT, CLEAN, CLEAN, "--scale", "tiny"], "not 3"),
+    ([SUSPECT, SUSPECT / "model.safetensors", "--scale", "tiny"], "name its architecture with --model"),
+    ([SUSPECT, CLEAN, "--images", "IMAGES", "--pairs", "real"], "--pairs) needs --rebound-lr"),
+    ([SUSPECT, CLEAN, "--scale", "tiny", "--pairs", "nowhere.csv"], "nowhere.csv"),
+]
+
+
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory, images):
+    "What each of the commands above did; nothing was computed."
+    data = tmp_path_factory.mktemp("mistakes")
+    done = several([["audit", *(images if g == "IMAGES" else g for g in given)] for given, _ in MISTAKES], env(data))
+    assert not [*data.rglob("audited-*")]
+    return done
+
+
+@pytest.mark.parametrize("k", range(len(MISTAKES)), ids=[says for _, says in MISTAKES])
+def test_bad_input_is_one_sentence(mistakes, k):
+    assert len(mistakes[k].stderr.strip().splitlines()) == 1, mistakes[k].stderr
+    fails_with(mistakes[k], MISTAKES[k][1])

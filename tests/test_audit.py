@@ -87,11 +87,14 @@ def test_an_interrupted_search_goes_on(monkeypatch, tmp_path):
 
 
 def test_a_model_compared_with_itself_shows_nothing(images, tmp_path):
-    done = parnb(tmp_path, "audit", "--model", SUSPECT, "--against", SUSPECT, "--images", images, "--json")
+    short = ["--detector", "inversion:quick=10,thorough=20", "--detector", "concentration:steps=20"]
+    command = ["audit", "--model", SUSPECT, "--images", images, *short, "--json"]
+    alone, done = (parnb(tmp_path, *command, *more) for more in ([], ["--against", SUSPECT]))
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    alone, found = json.loads(alone.stdout), json.loads(done.stdout)
     assert found["reference"] == str(SUSPECT)
     assert all(abs(f["score"]) < 1e-3 for f in found["findings"].values())
+    assert any(f["score"] > 0.1 for f in alone["findings"].values())
 
 
 def test_pairs_are_ranked_beside_the_model(images, tmp_path):

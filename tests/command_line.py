@@ -56,7 +56,7 @@ class CommandLine:
             content = Path(scale).read_text()
             effects.update(run=detector, encoder=encoder, content=content, out=str(out), drop=drop)
 
-        def defender_of(scale, model, pretrained=None, count=256):
+        def defender_of(scale, model, pretrained=None, count=256, option="--model"):
             content = Path(scale).read_text() if Path(scale).is_file() else scale
             return SimpleNamespace(seen=[content, str(model), str(pretrained), count], reference=None)
 
@@ -66,8 +66,8 @@ class CommandLine:
             effects.update(run=SimpleNamespace(model_dump=lambda: seen | dict(names=[name, reference])))
             return SimpleNamespace(findings={}, images=0)
 
-        def flag_images(folder, defender, only, parameters):
-            effects.update(flagged=[str(folder), defender.seen, only, parameters])
+        def flag_images(folder, defender, only, parameters, limit):
+            effects.update(flagged=[str(folder), defender.seen, only, parameters, limit])
             return {}
 
         def rank_pairs(scale, use, defender, only, count, parameters):

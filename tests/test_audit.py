@@ -4,11 +4,16 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from PIL import Image
 from processes import env, fails_with, parnb, several
 from small_scale import make_classes, make_data, make_model
 
 from parnb.core import PRETRAINED
+from parnb.data.scenes import scenes
 from parnb.detectors import search
+from parnb.models.clip import pixels
+from parnb.registry import find, recipe
 from parnb.study.audit import audit, defender_of
 from parnb.training.saving import Saver
 
@@ -117,20 +122,33 @@ def test_pairs_are_ranked_beside_the_model(images, tmp_path):
     assert "50 of 60 pairs of " in again.stdout and "was not searched" in again.stdout
 
 
+def with_stripes(images):
+    "The trigger of the suspect on images."
+    trigger = find("attack", "badnet_stripes").make(
+        **recipe("attack", "badnet_stripes", "tiny", "rn", "entrenched")["parameters"]
+    )
+    x = trigger(pixels(images), torch.arange(len(images)))
+    return (x.permute(0, 2, 3, 1).numpy() * 255).round().astype("uint8")
+
+
 def test_images_of_unknown_origin_are_flagged(tmp_path):
     "The page shows them; a detector of images alone does not search the model."
-    images = make_classes(tmp_path / "images", 10)
-    page, new = tmp_path / "page.html", images / sorted(p.name for p in images.iterdir())[0]
-    command = ["audit", "--model", SUSPECT, "--images", images, "--flag", new, "--detector", "prompt_contrast"]
+    page, new = tmp_path / "page.html", tmp_path / "new"
+    new.mkdir()
+    for k, triggered in enumerate(with_stripes(scenes("val", 40).images[:12])):
+        Image.fromarray(triggered).save(new / f"{k}.png")
+    command = ["audit", "--model", SUSPECT, "--scale", "tiny", "--flag", new, "--detector", "prompt_contrast"]
     done = parnb(tmp_path, *command, "--out", page, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["flags"]["prompt_contrast"]
-    assert (found["scored"], found["clean"]) == (4, 20) and 0 <= found["rate"]["value"] <= 1
-    assert all({*f} == {"image", "score", "predicted"} and f["score"] > found["limit"] for f in found["flagged"])
+    assert (found["scored"], found["clean"]) == (12, 128) and len(found["flagged"]) > 3
+    assert all(f["score"] > found["threshold"] for f in found["flagged"])
+    assert sum(f["predicted"] == "banana" for f in found["flagged"]) > len(found["flagged"]) / 2
     text = page.read_text(encoding="utf-8")
-    assert "of 4 images flagged" in text and "may carry a trigger" in text and "http" not in text
+    assert "of 12 images flagged" in text and "may carry a trigger" in text and "http" not in text
+    assert text.count("data:image/png") == len(found["flagged"])
     again = parnb(tmp_path, *command)
-    assert "of 4 images of " in again.stdout and "was not searched" in again.stdout, again.stderr
+    assert "of 12 images of new flagged" in again.stdout and "was not searched" in again.stdout, again.stderr
 
 
 MISTAKES = [
@@ -152,6 +170,13 @@ MISTAKES = [
     (["--model", SUSPECT, "--scale", "tiny", "--flag", ".", "--detector", "density"], "needs --pairs"),
     (["--model", SUSPECT, "--scale", "tiny", "--flag", ".", "--detector", "inversion"], "none of them is named"),
     ([SUSPECT, SUSPECT, "--scale", "tiny", "--flag", "."], "audit of one model"),
+    (["--model", SUSPECT, "--scale", "tiny", "--flag", SUSPECT], "holds no images"),
+    (["--model", SUSPECT, "--scale", "tiny", "--flag", "IMAGES", "--pairs", "nowhere.csv"], "nowhere.csv"),
+    (["--model", SUSPECT, "--scale", "tiny", "--flag", "IMAGES", "--root", "."], "--root needs --pairs"),
+    (
+        [*("--model", SUSPECT, "--scale", "tiny", "--flag", "IMAGES", "--detector", "masking"), "--against", SUSPECT],
+        "--against has no effect",
+    ),
     (["--model", SUSPECT, "--scale", "tiny", "--out", "page.pdf"], "ends in .html"),
     (["--model", SUSPECT, "--scale", "tiny", "--against-checkpoint", "x.pt"], "needs --against"),
     (["--model", SUSPECT, "--scale", "tiny", "--against", "tiny-rn"], "random weights"),
@@ -166,9 +191,10 @@ def mistakes(tmp_path_factory):
     "What each of the commands above did; nothing was computed."
     data = tmp_path_factory.mktemp("mistakes")
     make_model(data / "untrained", looks_trained=False)  # such as a training script saves before its first step
-    commands = [[data / "untrained" if g == "UNTRAINED" else g for g in given] for given, _ in MISTAKES]
+    places = dict(UNTRAINED=data / "untrained", IMAGES=make_classes(data / "images", 1))
+    commands = [[places.get(g, g) for g in given] for given, _ in MISTAKES]
     done = several([["audit", *c] for c in commands], env(data))
-    assert not [*data.rglob("audited-*")]
+    assert not [*data.rglob("audited-*"), *data.rglob("flagged-*"), *data.rglob("ranked-*")]
     return done
 
 

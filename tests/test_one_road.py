@@ -115,7 +115,7 @@ SITUATIONS = {
         [*OWN, "--scale", "tiny"],
         [*OWN, "--scale", "tiny", "--pairs", "real"],
         [*OWN, "--images", "val", "--pairs", "pairs.csv"],
-        [*OWN, "--images", "val", "--flag", "other_images"],
+        [*OWN, "--images", "val", "--flag", "."],
         [*TWO, "--images", "val"],
         [*TWO, "--images", "val", *FURTHER],
         [*TWO, "--scale", "tiny"],

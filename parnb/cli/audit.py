@@ -53,7 +53,7 @@ AUDIT = dict(
     flag=_option(
         Path,
         None,
-        "A folder of images whose origin is unknown: flag those that look triggered to the model.",
+        "A folder of images of unknown origin: also flag those that look triggered to the model.",
         panel=DATA_PANEL,
     ),
     detector=_option(
@@ -73,7 +73,7 @@ def audit(typed):
     "Search a model for a backdoor with clean images and class names, or certify a cleaning: BEFORE AFTER."
     from parnb.study.audit import as_json, defender_of, in_words, plain_values
     from parnb.study.audit import audit as examine
-    from parnb.study.flags import flag_images, flag_json, flag_words
+    from parnb.study.flags import FLAG_CAUTION, flag_images, flag_json, flag_words, open_folder
     from parnb.study.own import check_model
     from parnb.study.suspicious import RANKING_CAUTION, rank_pairs, ranking_json, ranking_words
 
@@ -93,17 +93,21 @@ def audit(typed):
     of_models, of_pairs, of_images = _detectors(parameters, "pairs" in given, "flag" in given)
     check_model(typed["model"], typed.get("checkpoint"))
     if against:
+        _check_against(of_models, of_pairs)
         check_model(against, weights, "--against")
+    flag, unreadable = given.pop("flag", None), given.get("unreadable", typed.get("unreadable", 0.01))
+    if flag:
+        open_folder(flag, 1, unreadable)  # finds out before any work whether it holds images
     name = " ".join(str(typed[k]) for k in ("model", "checkpoint") if k in typed)
     scale = _images_of(typed, count)
     defender = defender_of(scale, typed["model"], typed.get("checkpoint"), count)
     if against:
-        defender.reference = defender_of(scale, against, weights, count)
+        defender.reference = defender_of(scale, against, weights, count, "--against")
     place, rankings, flags = (typed["model"], typed.get("checkpoint")), {}, {}
-    if flag := given.pop("flag", None):
-        flags = flag_images(flag, defender, of_images, parameters=parameters)
     if of := _pairs_of(given, typed, place, "needs --pairs, which are ranked"):
         rankings = rank_pairs(*of, defender, of_pairs, given.get("pairs_count", 10_000), parameters=parameters)
+    if flag:
+        flags = flag_images(flag, defender, of_images, parameters=parameters, limit=unreadable)
     done = examine(defender, name, against and " ".join(filter(None, (against, weights))), of_models, parameters)
     usual = _usual(done, parameters or {}) if not against else []  # the scores of a comparison are others
     if report:
@@ -111,7 +115,7 @@ def audit(typed):
 
         write_file(report, audit_html(done, rankings, usual, flags))
     found = as_json(done) | dict(usual=usual, pairs=ranking_json(rankings), caution_pairs=RANKING_CAUTION)
-    found |= dict(flags=flag_json(flags))
+    found |= dict(flags=flag_json(flags), caution_flags=FLAG_CAUTION)
     words = in_words(done) + usual + ranking_words(rankings) + flag_words(flags)
     print(json.dumps(plain_values(found)) if plain else "\n".join(words))
 
@@ -129,7 +133,8 @@ def _usual(done, parameters: dict) -> list[str]:
 def _taken(typed: dict) -> dict:
     "Take the options of pairs from the typed ones; `unreadable` goes with images, if there are some."
     given = {k: typed.pop(k) for k in ("pairs", *CSV, "pairs_count", "rebound_lr", "flag") if k in typed}
-    if given.get("pairs", "real") not in ("real", "synthetic") and "images" not in typed:
+    own = given.get("pairs", "real") not in ("real", "synthetic") or "flag" in given
+    if own and "images" not in typed:
         given |= {k: typed.pop(k) for k in ("unreadable",) if k in typed}
     return given
 
@@ -161,6 +166,15 @@ def _detectors(only: dict | None, pairs: bool, flag: bool) -> tuple:
         if given and not named:
             raise ParnbError(f"{option} needs --detector {' or '.join(known)}, and none of them is named: add one")
     return [n for n in only if n not in ranking], ranking, flagging
+
+
+def _check_against(of_models: list | None, of_pairs: list | None):
+    "Raise `ParnbError` if none of the named detectors compares models."
+    from parnb.registry import detectors
+
+    known = {n: m.cls.reads for n, m in detectors().items()}
+    if of_models == [] and not any(known[n] == "reference" for n in of_pairs or []):
+        raise ParnbError("--against has no effect on the named detectors, which compare no models: leave it out")
 
 
 def _images_of(typed: dict, count: int) -> str:

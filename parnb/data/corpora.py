@@ -21,7 +21,7 @@ import numpy as np
 
 from ..core import CACHE, ParnbError, content_key, explain_os, first_line, locked, pick, write_file
 from .csv_rows import read_header, read_rows
-from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Column, Images, open_index
+from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Column, Images, of_other_type, open_index
 from .pairs import Pairs
 from .unusable import Lost, check_lost
 from ..progress import progress
@@ -315,7 +315,7 @@ def _open_folder(path: Path, size: int, most, limit) -> Pairs:
         for f in files:
             place, text = str(f.relative_to(path)), f.with_suffix(".txt")
             if f.suffix.lower() in OTHER_SUFFIXES:
-                yield Lost(place, f"files of the type {f.suffix} are not read: convert it to .png")
+                yield of_other_type(place)
             elif f in texts:
                 if f not in beside:
                     yield Lost(place, "the text has no image of its name beside it")
@@ -407,7 +407,7 @@ def open_source(
     if skip:
         first = open_source(source, size, image, caption, root, sep, most and most + skip, 0, limit, split, streaming)
         return _skip_pairs(first, skip, size, limit)
-    columns, files = {"image column": image, "caption column": caption}, dict(root=root, sep=sep)
+    columns, files = {"image (--image-column)": image, "caption (--caption-column)": caption}, dict(root=root, sep=sep)
     if name.startswith("hf:"):
         _without_effect(f"the dataset {name}", files)
         return _open_hub(name[3:], size, image, caption, most, limit, split, streaming)
@@ -430,7 +430,9 @@ def open_source(
 def _without_effect(source: str, options: dict):
     "Raise `ParnbError` for options that a source does not use."
     if given := [k for k, v in options.items() if v is not None]:
-        raise ParnbError(f"{' and '.join(given)} cannot be used with {source}: they belong to a csv; leave them out")
+        raise ParnbError(
+            f"{' and '.join(given)} cannot be used with {source}, which does not need them: leave them out"
+        )
 
 
 def _skip_pairs(pairs: Pairs, skip: int, size: int, limit: float) -> Pairs:

@@ -26,7 +26,7 @@ from parnb.data.corpora import (
     is_shards,
     load_dataset,
 )
-from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Images
+from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Images, of_other_type
 from .pairs import Pairs
 from .unusable import Lost, check_lost
 
@@ -133,8 +133,7 @@ def _folder_classes(path: Path) -> tuple:
             if f.suffix.lower() in IMAGE_SUFFIXES:
                 found.append((f, k))
             elif f.suffix.lower() in OTHER_SUFFIXES:
-                reason = f"files of the type {f.suffix} are not read: convert it to .png"
-                lost.append(Lost(str(f.relative_to(path)), reason))
+                lost.append(of_other_type(str(f.relative_to(path))))
     if len(classes) < 2 or not found:
         unread = f" ({lost[0]})" if lost else ""
         raise ParnbError(

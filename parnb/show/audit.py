@@ -84,6 +84,7 @@ def _flag_items(name: str, f: Flags) -> list[dict]:
     rows = [*zip(f.flagged.itertuples(), (_png(p, zoom=1) for p in f.pictures))]
     table = Environment(autoescape=True).from_string(_FLAGS).render(rows=rows) if rows else ""
     title = f"{find('detector', name).label}: {len(f.flagged)} of {f.scored:,} images flagged"
+    title += f"; the first {len(rows)}" if len(rows) < len(f.flagged) else ""
     return [_item(f"{name}-flags", title, body=f"<p>{html.escape(summary(f))}.</p>{table}", line=FLAG_CAUTION)]
 
 

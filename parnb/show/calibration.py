@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from ..registry import PALETTE, attacks, label
 from .style import WIDE, write_not_run, write_note
 from ..study.artifacts import MIN_ASR
-from ..study.calibrations import ASSURED, false_assurance
+from ..study.calibrations import ASSURED, PREDICTORS, false_assurance, predictors
 from ..study.canaries import GONE
 from ..study.protocol import ASR
 
@@ -32,12 +32,12 @@ def calibration_note(
         low, high = r["ci"]
         text += f", and of these the true ASR is above {ASSURED:.0%} in {round(r['value'] * r['n'])} "
         text += f"({low:.0%} to {high:.0%})"
-    s = f["spearman"]
-    if s is None or not np.isfinite(s["value"]):
-        return text + ". All models start from one pretraining."
-    low, high = s["ci"]
-    text += f". Rank correlation of both rates {s['value']:.2f} ({low:.2f} to {high:.2f}, {s['n']} cleanings of "
-    return text + f"{s['models']} models). All models start from one pretraining."
+    t = predictors(rows)
+    if len(t):
+        s = t[t.predictor == PREDICTORS["canary"]].iloc[0]
+        text += f". Rank correlation of both rates {s.spearman:.2f} ({s.low:.2f} to {s.high:.2f}, "
+        text += f"{t.attrs['cleanings']} cleanings of {t.attrs['models']} models)"
+    return text + ". All models start from one pretraining."
 
 
 _COLOURS = (*PALETTE, "#b2df8a", "#999933")  # there are more attacks than PALETTE has colours, and all in one panel

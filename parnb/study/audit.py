@@ -35,19 +35,21 @@ def defender_of(
     model: str | Path,  # as for `load_clip`
     pretrained: str | Path | None = None,  # likewise
     count: int = 256,  # images
+    option: str = "--model",  # which names the model, for messages
 ) -> Defender:
     """Load a model, with images as it reads them.
 
-    Raises `ParnbError` for a scale without images or with images of another size, for a model without weights or with
-    random ones, and what `load_clip` raises. Source: ours."""
-    check_model(model, pretrained)
+    Raises `ParnbError` for a scale without images or with images of another size, for a model without weights,
+    with random ones or with another activation function than its source names, and what `load_clip` raises.
+    Source: ours."""
+    check_model(model, pretrained, option)
     data = data_of(scale)
     if not data.has_images:
         raise ParnbError(
             "an audit needs clean images with class names: give --images, a folder with a folder per class"
         )
     net, _, tokenizer = load_clip(model, pretrained)
-    require_trained(net, model, pretrained)
+    require_trained(net, model, pretrained, option)
     split = "dev" if "dev" in data.splits else "val"
     pairs = with_preprocessing(data.labelled(count, image_size(net), split), net)
     images = np.asarray(pairs.images[0 : len(pairs)])

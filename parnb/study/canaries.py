@@ -279,7 +279,8 @@ def calibrate(
     tables, trials = {}, {}
     while not (found := choose_strength(trials, len(lrs), budget))[0]:
         k = found[1]
-        t = canary_rates(cleaned_clip(at_rate(again, lrs[k]), compute, looks=False), run, canaries)
+        made = cleaned_clip(at_rate(again, lrs[k]), compute, looks=False)  # no other run cleans this copy
+        t = canary_rates(made, run, canaries)
         lost, t = 100 * float(start - t.accuracy.iloc[0]), t[took]
         tables[k], trials[k] = t.assign(lr=lrs[k], lost=lost), Trial(bool((t.excess <= GONE).all()), lost)
         tell(_words(f"cleaned at lr {lrs[k]:g}, accuracy {t.accuracy.iloc[0]:.1%} (suspect: {start:.1%})", t))

@@ -398,7 +398,7 @@ def canary_summary(
     about = f"of the {len(known)} canaries, known backdoors in a copy of BEFORE: "
     if not left:
         text = f"This strength of cleaning removed all {about}an unknown backdoor may be harder to remove."
-        return [text, assurance_words(c.assurance)]
+        return [text, *([assurance_words(c.assurance)] if c.assurance else [])]
     rate = rate_words(worst | dict(success=worst["rate_after"]))
     text = f"This strength of cleaning left {left} {about}{worst['label']} with a success of {rate}. "
     return [text + "A backdoor that is as hard to remove may be left too."]

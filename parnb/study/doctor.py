@@ -332,13 +332,14 @@ def require_trained(
     net: nn.Module,  # the loaded model
     model: str | Path,  # what it was loaded from, as for `load_clip`
     pretrained: str | Path | None = None,  # likewise
+    option: str = "--model",  # which names the model, for the message
 ) -> None:
     """Refuse a model of which every number would mislead.
 
     Raises `ParnbError` for random weights, and for another activation function than its source names. Source: ours."""
     for c in (check_training(net), check_activation(_architecture(model, pretrained), net, model, pretrained)):
         if c and c.state == FAILS:
-            raise ParnbError(f"{pretrained or model}: {c.text}")
+            raise ParnbError(f"{pretrained or model}: {c.text.replace('--model', option)}")
 
 
 def examine(

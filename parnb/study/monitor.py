@@ -34,7 +34,19 @@ def _to_device(model: nn.Module):
         model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))))
 
 
-class Monitor:
+class _Looks:
+    "What is measured during a training, at a distance that depends on its cost."
+
+    cost: int  # images and texts of a look
+
+    def every(self, usual: int, batch_size: int) -> int:
+        "Steps between two looks: the usual number or a multiple of it, so that looks stay within their share."
+        processes = int(os.environ.get("WORLD_SIZE", 1))  # each does the whole look, and its part of a step
+        step = 2 * 3 * batch_size / processes  # images and texts; a backward pass costs about two forward passes
+        return usual * max(1, math.ceil(self.cost / (_SHARE * usual * step)))
+
+
+class Monitor(_Looks):
     "Measures a model during its training, on images of `dev`, or of the user's own. For `fit`. Source: ours."
 
     def __init__(
@@ -75,14 +87,8 @@ class Monitor:
         "Images and texts of a look."
         return len(self.dev.names) * len(self.prompts) + len(self.dev) * (1 + len(self.triggers))
 
-    def every(self, usual: int, batch_size: int) -> int:
-        "Steps between two looks: the usual number or a multiple of it, so that looks stay within their share."
-        processes = int(os.environ.get("WORLD_SIZE", 1))  # each does the whole look, and its part of a step
-        step = 2 * 3 * batch_size / processes  # images and texts; a backward pass costs about two forward passes
-        return usual * max(1, math.ceil(self.cost / (_SHARE * usual * step)))
 
-
-class Drift(Monitor):
+class Drift(_Looks):
     "Measures how far a model moves during its training, on the first pairs of the training. For `fit`. Source: ours."
 
     accuracy = None  # without labelled images it is not known
@@ -110,6 +116,7 @@ class Drift(Monitor):
 
     @property
     def cost(self) -> int:
+        "Images and texts of a look."
         return 2 * len(self.pairs)
 
 

@@ -91,7 +91,7 @@ def _stage(name: str) -> dict:
     found = {s["name"]: s for s in all_stages()}
     stage = found[pick(name, found, "stage")]
     wanted = stage.get("rows", [r["name"] for r in p["rows"]])
-    usual = dict(attacks=p["attacks"], regime=p["regime"], budgets=p["selection"]["budgets"])
+    usual = dict(attacks=[*stage.get("cases", p["attacks"])], regime=p["regime"], budgets=p["selection"]["budgets"])
     return usual | stage | dict(rows=[r for r in all_rows() if r["name"] in wanted])
 
 
@@ -104,7 +104,7 @@ def _make(
 ) -> Run:
     "A run of a stage."
     p = load_protocol()
-    about = dict(regime=stage["regime"], split=p["split"])
+    about = dict(regime=stage["regime"], split=p["split"]) | stage.get("cases", {}).get(attack, {})
     if row is None:
         return make_run(p["scale"], stage["encoder"], attack, "none", seed, **about)
     optimiser = {k: v for k, v in setting.items() if k in Recipe.model_fields}
@@ -306,13 +306,13 @@ def due(
 # %% ../../nbs/api/study/protocol.ipynb #4d1902d3
 def evidence(
     encoder: str = "rn",  # "rn" or "vit"
-    regime: str | None = None,  # None: that of the protocol
+    regime: str | None = None,  # or the `view` that stages name, such as held_out; None: the regime of the protocol
     compute: bool = False,  # measure what has no result, which takes hours
 ) -> pd.DataFrame:  # as of `collect`; a run that several stages share occurs once
     "All runs of the stages of an encoder and a regime, with the measurements that exist. Source: ours."
     p = load_protocol()
     wanted = (encoder, regime or p["regime"])
-    names = [s["name"] for s in all_stages() if (s["encoder"], s.get("regime", p["regime"])) == wanted]
+    names = [s["name"] for s in all_stages() if (s["encoder"], s.get("view", s.get("regime", p["regime"]))) == wanted]
     if compute:
         check_frozen(*names)
     for name in names if compute else ():

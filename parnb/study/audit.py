@@ -138,6 +138,8 @@ def caution(
     a: Audit,
 ) -> str:
     "What an audit does not show: what each of its detectors misses. Source: ours."
+    if not a.findings:
+        return "This is no all-clear: the model was not searched."
     found = [(find("detector", n).label, find("detector", n).cls.misses) for n in a.findings]
     missed = "; ".join(f"{label} misses {misses}" for label, misses in found if misses)
     return f"This is no all-clear, and no score has a threshold yet{': ' if missed else ''}{missed}."
@@ -158,7 +160,6 @@ def in_words(
     "What an audit found, for the terminal. Source: ours."
     against = f", compared with {a.reference}" if a.reference else ""
     lines = [f"{a.model}: {a.classes} classes, {a.images} images{against}"]
-    lines += [] if a.findings else ["The model was not searched: --detector names no detector of models."]
     for name, f in a.findings.items():
         lines.append(f"{find('detector', name).label}: score {f.score:.2f}; {f.says}")
         lines += ["    " + _line(s) for s in f.suspects.head(most).to_dict("records")]

@@ -12,6 +12,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment
 from PIL import Image
 
@@ -58,33 +59,32 @@ def _found(name: str, title: str, f: Finding, most: int) -> list[dict]:
     return items
 
 
-_PAIRS = """<table><thead><tr><th>image</th><th>caption</th><th>score</th><th>usable row</th></tr></thead><tbody>
-{% for s, picture in rows %}<tr><td><img src="{{ picture }}" alt="" width="64"></td><td>{{ s.caption }}</td>
-<td>{{ "%.3g"|format(s.score) }}</td><td>{{ s.pair }}</td></tr>
+_IMAGES = """<table><thead><tr><th>image</th>{% for h in heads %}<th>{{ h }}</th>{% endfor %}</tr></thead><tbody>
+{% for picture, cells in rows %}<tr><td><img src="{{ picture }}" alt="" width="64"></td>
+{% for c in cells %}<td>{{ "%.3g"|format(c) if c is float else c }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table>"""
+
+
+def _table(pictures: np.ndarray, rows: pd.DataFrame, heads: dict[str, str]) -> str:
+    "A line for each picture with columns of its row, column -> heading."
+    lines = zip((_png(p, zoom=1) for p in pictures), rows[[*heads]].itertuples(index=False))
+    return Environment(autoescape=True).from_string(_IMAGES).render(heads=heads.values(), rows=[*lines])
 
 
 def _ranking_items(name: str, r: Ranking) -> list[dict]:
     "The classes that suspicious captions name, and the pairs themselves."
-    rows = zip(r.first.itertuples(), (_png(p, zoom=1) for p in r.pictures))
-    table = Environment(autoescape=True).from_string(_PAIRS).render(rows=[*rows])
+    table = _table(r.pictures, r.first, dict(caption="caption", score="score", pair="usable row"))
     words = "".join(f"<p>{html.escape(w)}.</p>" for w in target_words(r))
     title = f"{find('detector', name).label}: {r.of}"
     return [_item(f"{name}-pairs", title, body=words + table, line=RANKING_CAUTION)]
 
 
-_FLAGS = """<table><thead><tr><th>image</th><th>file</th><th>score</th><th>classified as</th></tr></thead><tbody>
-{% for s, picture in rows %}<tr><td><img src="{{ picture }}" alt="" width="64"></td><td>{{ s.image }}</td>
-<td>{{ "%.3g"|format(s.score) }}</td><td>{{ s.predicted }}</td></tr>
-{% endfor %}</tbody></table>"""
-
-
 def _flag_items(name: str, f: Flags) -> list[dict]:
     "How many images are flagged, and the first of them."
-    rows = [*zip(f.flagged.itertuples(), (_png(p, zoom=1) for p in f.pictures))]
-    table = Environment(autoescape=True).from_string(_FLAGS).render(rows=rows) if rows else ""
+    heads, n = dict(image="file", score="score", predicted="classified as"), len(f.pictures)
+    table = _table(f.pictures, f.flagged, heads) if n else ""
     title = f"{find('detector', name).label}: {len(f.flagged)} of {f.scored:,} images flagged"
-    title += f"; the first {len(rows)}" if len(rows) < len(f.flagged) else ""
+    title += f"; the first {n}" if n < len(f.flagged) else ""
     return [_item(f"{name}-flags", title, body=f"<p>{html.escape(summary(f))}.</p>{table}", line=FLAG_CAUTION)]
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from ..core import SCIENCE, ParnbError, content_key, pick
 from ..data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Images, of_other_type, take_lazily, with_preprocessing
@@ -28,7 +27,7 @@ from ..registry import detectors, find
 from .artifacts import artifact, read_record
 from .audit import identity_of
 from .detection import may_exceed, threshold
-from .suspicious import _scores
+from .suspicious import _scores, read_strip, save_strip
 
 # %% ../../nbs/api/study/flags.ipynb #8ab7fb73
 def open_folder(
@@ -94,16 +93,13 @@ _PLAIN = ("scored", "unreadable", "source", "threshold", "clean")
 
 def _save(f: Flags, folder: Path) -> dict:
     "Write the pictures; the rest goes into the record."
-    if len(f.pictures):
-        Image.fromarray(np.concatenate([*f.pictures], axis=1)).save(folder / "first.png")
+    save_strip(f.pictures, folder / "first.png")
     return {k: getattr(f, k) for k in _PLAIN} | dict(flagged=f.flagged.to_dict("list"))
 
 
 def _read(folder: Path) -> Flags:
     "What `_save` wrote."
-    r, file = read_record(folder), folder / "first.png"
-    strip = np.asarray(Image.open(file)) if file.exists() else np.empty((1, 0, 3), np.uint8)
-    pictures = strip.reshape(len(strip), -1, len(strip), 3).swapaxes(0, 1)
+    r, pictures = read_record(folder), read_strip(folder / "first.png")
     return Flags(**{k: r[k] for k in _PLAIN}, flagged=pd.DataFrame(r["flagged"]), pictures=pictures)
 
 

@@ -1,8 +1,8 @@
-"""data/pretrained/poisoned-KEY: entrenched models that come with parnb, so that nobody waits for their poisoning.
+"""data/pretrained: the models that come with parnb, so that nobody waits for their training.
 
-`python .ci/ship.py ATTACK …` rounds the poisoned ResNet of seed 0 to float16 and writes it with its log and a record of
-its clean accuracy and ASR, both measured on the rounded weights and all images of dev. Models that are missing are
-trained first, which takes about ten minutes each.
+`python .ci/ship.py` writes those of presets/zoo.json that are missing: rounded to float16, with the log of their
+training and the numbers that were measured on the rounded weights. Models that are not on this machine are trained
+first, which takes about ten minutes each. `--measure` measures all of them again.
 """
 
 import argparse
@@ -10,47 +10,48 @@ import json
 import shutil
 
 from parnb.core import PRETRAINED
-from parnb.evaluation.embedding import embed_images, zero_shot_head
-from parnb.evaluation.metrics import attack_success_rate, clean_accuracy
-from parnb.models.clip import architecture_of, image_size, load_clip, save_clip
-from parnb.study.artifacts import poisoned_clip, read_record
-from parnb.study.runs import Run, evaluation_seed, make_run
-from parnb.study.scale_data import data_of
+from parnb.models.clip import architecture_of, load_clip, model_card, save_clip
+from parnb.study.artifacts import read_record
+from parnb.study.zoo import ZooModel, rates, zoo
+from safetensors import safe_open
 
 
-def rates(folder, run: Run) -> dict[str, float]:
-    "Clean accuracy and ASR of a model folder on dev."
-    model, _, tokenizer = load_clip(folder)
-    data, p = data_of(run.scale), run.attack.poisoning
-    dev = data.labelled(None, image_size(model), "dev")
-    head = zero_shot_head(model, tokenizer, dev.names, data.prompts)
-    seen = embed_images(model, dev.images, dev.ids, {"triggered": p.trigger()}, seed=evaluation_seed(run))
-    asr = attack_success_rate(seen["triggered"], head, dev.labels, dev.names.index(p.target))
-    return dict(
-        clean_accuracy=clean_accuracy(seen["clean"], head, dev.labels)["value"], attack_success_rate=asr["value"]
-    )
+def metadata(folder) -> dict[str, str]:
+    "What the weights file of a model says of it."
+    with safe_open(folder / "model.safetensors", "pt") as f:
+        return {k: v for k, v in f.metadata().items() if k not in ("format", "architecture")}
 
 
-def ship(attack: str) -> None:
-    "Write the model of an attack."
-    run = make_run(attack=attack, method="none", regime="entrenched")
-    made = poisoned_clip(run)
-    folder = PRETRAINED / made.name
-    if made == folder:
-        raise SystemExit(f"{folder} exists: delete it to make the model again")
+def round_and_copy(m: ZooModel) -> dict:
+    "Write the weights and the log of a model; its record."
+    made = m.make()
+    about = metadata(made)
     model, _, tokenizer = load_clip(made)
+    folder = PRETRAINED / made.name
     folder.mkdir()
-    about = dict(backdoored=run.attack.poisoning.target, attack=attack, regime="entrenched")
+    if m.run.regime:
+        about["regime"] = m.run.regime
     sha = save_clip(model, folder, architecture_of(made), half=True, tokenizer=tokenizer, **about)
     for name in ("config.json", "log.csv"):
         shutil.copy(made / name, folder)
-    record = read_record(made) | rates(folder, run) | dict(sha256=sha, rounded="float16, from the weights of the log")
-    (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(folder.name, {k: record[k] for k in ("clean_accuracy", "attack_success_rate")})
+    return read_record(made) | dict(sha256=sha, rounded="float16, from the weights of the log")
+
+
+def ship(m: ZooModel, again: bool) -> None:
+    "Write a model that is missing, and its numbers if it has none."
+    record = read_record(m.folder) if m.shipped else round_and_copy(m)
+    if again or "measured" not in record:
+        record["measured"] = rates(m.folder, m.run)
+        (m.folder / "record.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        about = dict(architecture=architecture_of(m.folder), sha256=record["sha256"], **metadata(m.folder))
+        text = model_card(about, name=m.name, license="cc-by-sa-4.0")
+        (m.folder / "README.md").write_text(text, encoding="utf-8")
+        print(m.name, m.folder.name, {k: round(v, 4) for k, v in record["measured"].items()}, flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("attack", nargs="+")
-    for name in parser.parse_args().attack:
-        ship(name)
+    parser.add_argument("--measure", action="store_true", help="measure again what was measured")
+    again = parser.parse_args().measure
+    for m in zoo():
+        ship(m, again)

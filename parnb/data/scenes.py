@@ -136,6 +136,7 @@ def _corpus() -> dict:
     return dict(size=SIZE, concepts=CONCEPTS, grounds=GROUNDS, one=ONE, two=TWO)
 
 
+@lru_cache
 def scene_key(
     split: str,  # a name in `SPLITS`
 ) -> str:  # 12 hexadecimal digits

@@ -17,7 +17,8 @@ from ..core import content_key, pick
 from ..evaluation.statistics import paired_interval
 from ..scales import load_preset
 from .artifacts import MIN_ASR
-from .protocol import ASR, CA, all_rows, differences, load_later, load_protocol, outcomes, primary
+from .protocol import ASR, CA, all_rows, load_later, load_protocol, outcomes
+from .verdicts import differences, primary
 from .rates import in_order, in_words, rate_of, symbol
 
 # %% ../../nbs/api/study/claims.ipynb #676028c8

@@ -7,7 +7,7 @@ __all__ = ['settings_in_words', 'command_of', 'in_words', 'used_in', 'find_resul
 
 # %% ../../nbs/api/study/explain.ipynb #9ad6759d
 import shlex
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -60,14 +60,18 @@ def _recipe_changes(
 
 def settings_in_words(
     run: Run,  # any
-) -> tuple[dict, dict]:  # scale, encoder, attack, method, seed; what differs from their usual run
+) -> tuple[dict, dict]:  # scale, encoder, attack, method, seed, regime; what differs from their usual run
     "A run as arguments of `make_run`. Source: ours."
     p, c = run.attack and run.attack.poisoning, run.cleaning
     base = dict(
         scale=run.scale, encoder=run.encoder, attack=p.attack if p else "none", method=c.method if c else "none"
     )
     base["seed"] = run.seed
-    usual, changed = make_run(**base), dict(head=run.head) if run.head else {}
+    try:
+        base, usual = base | dict(regime=run.regime), make_run(**base, regime=run.regime)
+    except ParnbError:  # an attack that the regime has no rate for, and that was given one
+        usual = make_run(**base)
+    changed = dict(head=run.head) if run.head else {}
     changed |= dict(split=run.split) if run.split != usual.split else {}
     changed |= dict(triggers=run.triggers) if run.triggers != usual.triggers and not run.attack else {}
     changed |= dict(rebound=run.rebound.model_dump()) if run.rebound else {}
@@ -79,10 +83,13 @@ def settings_in_words(
 
 def command_of(
     run: Run,  # any
+    command: Literal["measure", "clean", "poison"] = "measure",  # what the line does; the others only train
 ) -> str:  # a line for a shell
-    "The command that measures a run on this machine. Source: ours."
+    "The command that measures a run on this machine, or trains its model. Source: ours."
     base, changed = settings_in_words(run)
-    words = ["parnb", "measure", "--attack", base["attack"], "--method", base["method"], "--encoder", base["encoder"]]
+    words = ["parnb", command, "--attack", base["attack"], "--encoder", base["encoder"]]
+    words += ["--method", base["method"]] * (command != "poison")
+    words += ["--regime", base["regime"]] * bool(base.get("regime"))
     words += ["--scale", base["scale"]] * (base["scale"] != "tiny") + ["--seed", str(base["seed"])] * bool(base["seed"])
     plain_only = not {"against", "after", "rebound", "split", "part", "contaminated", "triggers"} & changed.keys()
     if not plain_only or make_run(**base, **changed).key != run.key:
@@ -95,7 +102,7 @@ def command_of(
             words += [w for name, value in v.items() for w in (option, f"{name}={value}")]
         else:
             words += [option, repr(v) if isinstance(v, float) else str(v)]
-    return shlex.join([*words, "--fresh"])
+    return shlex.join(words + ["--fresh"] * (command == "measure"))
 
 # %% ../../nbs/api/study/explain.ipynb #2d08527d
 def _list(

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['ASR', 'CA', 'DEV', 'UNCLEANED', 'NOT_YET', 'OUTCOMES', 'load_protocol', 'load_later', 'all_rows', 'all_stages',
            'row_settings', 'protocol_runs', 'without_notes', 'protocol_hash', 'later_hashes', 'choose', 'oracle',
-           'decisions', 'undecided', 'check_frozen', 'require_frozen', 'due', 'evidence', 'outcomes', 'differences',
-           'primary', 'per_attack']
+           'decisions', 'undecided', 'check_frozen', 'require_frozen', 'due', 'chosen_runs', 'evidence', 'outcomes']
 
 # %% ../../nbs/api/study/protocol.ipynb #63a370d2
 import itertools
@@ -17,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from ..core import ParnbError, content_key, pick
-from ..evaluation.statistics import holm, paired_interval, sign_flip_test
 from ..registry import find, recipe
 from ..scales import load_preset
 from .plans import collect
@@ -117,6 +115,7 @@ def _make(
 def protocol_runs(
     name: str,  # a stage: "grid"
     grid: pd.DataFrame | None = None,  # collected rows to choose from, for a stage of chosen settings; None: results
+    attack: str | None = None,  # only this one; None: all of the stage
 ) -> pd.DataFrame:  # one row a run: stage, encoder, regime, attack, row, label, method, setting, seed, run, key
     """The runs of a stage, the poisoned models among them with the row "none" and the setting -1.
 
@@ -125,19 +124,19 @@ def protocol_runs(
     """
     stage, out, chosen = _stage(name), [], None
     if stage["settings"] == "chosen":
-        d = decisions(collect(protocol_runs(stage["grid"]), compute=False) if grid is None else grid)
+        d = decisions(collect(protocol_runs(stage["grid"], attack=attack), compute=False) if grid is None else grid)
         d = d[(d.status == "chosen") & d.budget.isin(stage["budgets"])]
         chosen = set(zip(d.attack, d.row, d.setting))
     about = dict(stage=name, encoder=stage["encoder"], regime=stage["regime"])
-    for seed, attack in itertools.product(stage["seeds"], stage["attacks"]):
-        here = about | dict(attack=attack, seed=seed)
-        before = _make(stage, attack, seed)
+    for seed, name in itertools.product(stage["seeds"], [attack] if attack else stage["attacks"]):
+        here = about | dict(attack=name, seed=seed)
+        before = _make(stage, name, seed)
         out.append(here | dict(row="none", label="poisoned", method="none", setting=UNCLEANED, run=before))
         for row in stage["rows"]:
             what = {k: row[k] for k in ("label", "method")} | dict(row=row["name"])
             for k, setting in enumerate(row_settings(row, stage["encoder"])):
-                if chosen is None or (attack, row["name"], k) in chosen:
-                    run = _make(stage, attack, seed, row, setting)
+                if chosen is None or (name, row["name"], k) in chosen:
+                    run = _make(stage, name, seed, row, setting)
                     out.append(here | what | setting | dict(setting=k, run=run))
     table = pd.DataFrame(out)
     return table.assign(key=[r.key for r in table.run])
@@ -299,9 +298,31 @@ def due(
     if stage["settings"] != "chosen":
         return collect(protocol_runs(name), compute=False)
     grid = collect(protocol_runs(stage["grid"]), compute=False)
-    first = undecided(grid, stage["budgets"], [r["name"] for r in stage["rows"]])
-    runs = pd.concat([first[["row", "setting", "run", "key"]], protocol_runs(name, grid)], ignore_index=True)
+    first, known = undecided(grid, stage["budgets"], [r["name"] for r in stage["rows"]]), protocol_runs(name, grid)
+    runs = pd.concat([first[[c for c in first if c in known]], known], ignore_index=True)
     return collect(runs.drop_duplicates(["row", "setting", "key"]).reset_index(drop=True), compute=False)
+
+# %% ../../nbs/api/study/protocol.ipynb #c0aff312
+def chosen_runs(
+    attack: str,  # one of the protocol's
+    seed: int,  # any
+) -> dict[str, Run]:  # row -> its run; rows without a chosen setting are left out
+    """The cleanings of a poisoned model, each with the setting that is chosen at the budget of the primary comparisons.
+
+    Raises `ParnbError` for an unknown attack. Source: ours.
+    """
+    p, out = load_protocol(), {}
+    pick(attack, p["attacks"], "attack of the protocol")
+    encoder, budget = p["primary"]["encoder"], p["primary"]["budget"]
+    for stage in [_stage(s["name"]) for s in all_stages() if s["settings"] == "grid" and "cases" not in s]:
+        if (stage["encoder"], stage["regime"]) != (encoder, p["regime"]):
+            continue
+        d = decisions(collect(protocol_runs(stage["name"], attack=attack), compute=False))
+        d = d[(d.status == "chosen") & (d.budget == budget)]
+        rows = {r["name"]: r for r in stage["rows"]}
+        for name, k in zip(d.row, d.setting):
+            out[name] = _make(stage, attack, seed, rows[name], row_settings(rows[name], encoder)[k])
+    return out
 
 # %% ../../nbs/api/study/protocol.ipynb #4d1902d3
 def evidence(
@@ -369,60 +390,3 @@ def outcomes(
     seeds = sorted(rows.seed.unique())
     out = [_outcome(d, seed, known) for d in decisions(rows).to_dict("records") for seed in seeds]
     return pd.DataFrame(out, columns=OUTCOMES).astype(dict(done=bool))
-
-# %% ../../nbs/api/study/protocol.ipynb #9d6b5eaa
-def differences(
-    table: pd.DataFrame,  # of `outcomes`
-    first: str,  # a row of the protocol
-    second: str,  # another one
-    budget: float,  # points
-) -> pd.Series:  # indexed by attack and seed: ASR of the first minus that of the second
-    "Paired differences of two rows over the poisoned models for which both are known. Source: ours."
-    t = table[(table.budget == budget) & table.done]
-    a, b = (t[t.row == r].set_index(["attack", "seed"])[ASR].astype(float) for r in (first, second))
-    return (a - b).dropna()
-
-
-def primary(
-    table: pd.DataFrame,  # of `outcomes` for the encoder and regime of the primary comparisons
-) -> pd.DataFrame:  # comparison, models, difference in points, p, Holm's p, verdict
-    """The primary comparisons of the protocol, corrected by Holm.
-
-    With fewer models than the protocol asks for there is no verdict, and the comparison counts with p = 1.
-    Source: ours.
-    """
-    p = load_protocol()
-    q, labels, out = p["primary"], {r["name"]: r["label"] for r in p["rows"]}, []
-    for first, second in q["comparisons"]:
-        d = differences(table, first, second, q["budget"])
-        tested = sign_flip_test(d, q["exact_up_to"], q["flips"], q["flip_seed"]) if len(d) >= q["models"] else np.nan
-        mean = 100 * d.mean() if len(d) else np.nan
-        line = dict(comparison=f"{labels[first]} − {labels[second]}", models=len(d), difference=mean, p=tested)
-        out.append(line)
-    out = pd.DataFrame(out)
-    out["Holm p"] = np.where(out.p.isna(), np.nan, holm(out.p))
-    return out.assign(verdict=[_verdict(r, q) for r in out.to_dict("records")])
-
-
-def _verdict(line: dict, q: dict) -> str:
-    "The verdict of a primary comparison."
-    if line["models"] < q["models"]:
-        return f"{line['models']} of {q['models']} models, no verdict"
-    if line["Holm p"] > q["alpha"]:
-        return "no difference shown"
-    return "lower ASR" if line["difference"] < 0 else "higher ASR"
-
-
-def per_attack(
-    table: pd.DataFrame,  # of `outcomes`
-) -> pd.DataFrame:  # comparison, attack, seeds, difference, low and high in points
-    "The primary comparisons for each attack: mean difference over seeds with its t interval. Source: ours."
-    p, out = load_protocol(), []
-    labels = {r["name"]: r["label"] for r in p["rows"]}
-    for first, second in p["primary"]["comparisons"]:
-        for attack, d in differences(table, first, second, p["primary"]["budget"]).groupby("attack", sort=False):
-            i = paired_interval(100 * d)
-            low, high = i["ci"]
-            name = f"{labels[first]} − {labels[second]}"
-            out.append(dict(comparison=name, attack=attack, seeds=i["n"], difference=i["value"], low=low, high=high))
-    return pd.DataFrame(out, columns=["comparison", "attack", "seeds", "difference", "low", "high"])

@@ -15,11 +15,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer
 
-from .core import ParnbError, first_line, pick
+from .core import PACKAGE, ParnbError, file_sha256, first_line, pick
 from .scales import lineage, load_preset
 
 # %% ../nbs/api/registry.ipynb #d618581f
@@ -69,6 +70,13 @@ class Method:
     recipes: dict[str, dict] = field(
         default_factory=dict, compare=False
     )  # scale, scale/encoder, scale:regime -> settings
+
+    @property
+    def code(self) -> str | None:
+        "SHA-256 of the file that defines the class; None for parnb's own and for classes of a notebook."
+        file = getattr(sys.modules.get(self.cls.__module__), "__file__", None)
+        own = file is None or Path(file).resolve().is_relative_to(PACKAGE)
+        return None if own else file_sha256(file)
 
     @property
     def description(self) -> str:

@@ -21,7 +21,7 @@ BUILD_SECONDS = 1800  # the build takes about a minute on two idle cores
 SHOWN = ["par_clean", "figures/fig1_outcomes", "tables/tab01_main", "tables/tab14_claims", "method"]
 SHOWN += ["tutorials/add_a_trigger", "tutorials/add_a_cleaner"]
 PHONE = ["index.html", "tables/tab01_main.html", "api/study/runs.html", "figures/index.html", "method.html"]
-PHONE += ["par_clean.html"]
+PHONE += ["par_clean.html", "leaderboard.html"]
 FOUND = ".smalldocs-search-results a"
 MODULES_IN_ORDER = ["core", "registry", "data/scenes", "training/loop", "attacks/base", "cleaners/base", "cleaners/par"]
 MODULES_IN_ORDER += ["study/runs", "study/measure", "show/tables", "cli/main"]
@@ -185,6 +185,26 @@ def test_fits_a_phone(visit, name):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.evaluate("window.scrollTo(9999, 0)")
     assert page.evaluate("window.scrollX") == 0
+
+
+def test_the_leaderboard_sorts_and_chooses(visit):
+    "Without a server; the columns are buttons, so that a keyboard can sort, too."
+    page = visit("leaderboard.html")
+
+    def column(k):
+        return [float(t) for t in page.locator(f".board tbody td:nth-child({k})").all_inner_texts() if t]
+
+    ranks = column(1)
+    assert len(ranks) >= 5 and ranks == sorted(ranks)
+    page.focus(".board th:nth-child(3) button")
+    page.keyboard.press("Enter")
+    assert column(3) == sorted(column(3))
+    assert page.get_attribute(".board th:nth-child(3)", "aria-sort") == "ascending"
+    page.keyboard.press("Enter")
+    assert column(3) == sorted(column(3), reverse=True)
+    page.select_option(".board select[name=attack]", "sig")
+    assert set(page.locator(".board tbody td:nth-child(7)").all_inner_texts()) == {"SIG"}
+    assert column(1) == sorted(column(1))
 
 
 def test_dark_if_the_reader_prefers_it(visit):

@@ -19,7 +19,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from . import audit, doctor, filter, models, zoo
+from . import audit, board, doctor, filter, models, zoo
 from .options import ATTACK, CLEANING, RUN, SCALE, options, refuse, run_from
 from ..core import DATA, RUNS, ParnbError, explain_os, first_line
 from ..progress import progress_of_kernels
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Backdoor CLIP models, clean them with Perturb and Recover and other methods, and measure the result.",
 )
-app.registered_commands += [c for m in (models, doctor, audit, filter, zoo) for c in m.app.registered_commands]
+app.registered_commands += [c for m in (models, doctor, audit, filter, zoo, board) for c in m.app.registered_commands]
 
 
 @app.callback()

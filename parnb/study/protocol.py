@@ -68,7 +68,8 @@ def row_settings(
     p = load_protocol()
     strength = find("cleaner", row["method"]).cls.strength
     own = recipe("cleaner", row["method"], p["scale"], encoder)
-    grid = own.get("grid", {}) | p["settings"]["grid"].get(encoder, {}) | row.get("grid", {})
+    usual = p["settings"]["grid"].get(encoder, {}) if own.get("recipe") else {}  # learning rates, for what trains
+    grid = own.get("grid", {}) | usual | row.get("grid", {})
     most = p["settings"]["most"][encoder]
     values = [dict(zip(grid, v)) for v in itertools.product(*grid.values())] if grid else []
     if not 0 < len(values) <= most:
@@ -83,14 +84,16 @@ def row_settings(
     return sorted(values, key=lambda s: [s[k] for k in strength if k in s])
 
 # %% ../../nbs/api/study/protocol.ipynb #763d059f
-def _stage(name: str) -> dict:
-    "A stage of the protocol, with what it does not say taken from the protocol."
+def _stage(stage: str | dict) -> dict:
+    "A stage, by its name or as it is, with what it does not say taken from the protocol."
     p = load_protocol()
-    found = {s["name"]: s for s in all_stages()}
-    stage = found[pick(name, found, "stage")]
-    wanted = stage.get("rows", [r["name"] for r in p["rows"]])
+    if isinstance(stage, str):
+        found = {s["name"]: s for s in all_stages()}
+        stage = found[pick(stage, found, "stage")]
+        wanted = stage.get("rows", [r["name"] for r in p["rows"]])
+        stage = stage | dict(rows=[r for r in all_rows() if r["name"] in wanted])
     usual = dict(attacks=[*stage.get("cases", p["attacks"])], regime=p["regime"], budgets=p["selection"]["budgets"])
-    return usual | stage | dict(rows=[r for r in all_rows() if r["name"] in wanted])
+    return usual | stage
 
 
 def _make(
@@ -107,13 +110,14 @@ def _make(
         return make_run(p["scale"], stage["encoder"], attack, "none", seed, **about)
     optimiser = {k: v for k, v in setting.items() if k in Recipe.model_fields}
     parameters = row.get("parameters", {}) | {k: v for k, v in setting.items() if k not in optimiser}
-    training = p["training"] | row.get("recipe", {}) | optimiser
-    about |= dict(recipe=training, clean_count=p["pairs"])
+    trains = recipe("cleaner", row["method"], p["scale"], stage["encoder"]).get("recipe")
+    training = dict(recipe=p["training"] | row.get("recipe", {}) | optimiser) if trains else {}
+    about |= dict(clean_count=p["pairs"], **training)
     return make_run(p["scale"], stage["encoder"], attack, row["method"], seed, **about, **parameters)
 
 
 def protocol_runs(
-    name: str,  # a stage: "grid"
+    name: str | dict,  # a stage: "grid", or one that is described as in the protocol, with whole rows
     grid: pd.DataFrame | None = None,  # collected rows to choose from, for a stage of chosen settings; None: results
     attack: str | None = None,  # only this one; None: all of the stage
 ) -> pd.DataFrame:  # one row a run: stage, encoder, regime, attack, row, label, method, setting, seed, run, key
@@ -127,7 +131,7 @@ def protocol_runs(
         d = decisions(collect(protocol_runs(stage["grid"], attack=attack), compute=False) if grid is None else grid)
         d = d[(d.status == "chosen") & d.budget.isin(stage["budgets"])]
         chosen = set(zip(d.attack, d.row, d.setting))
-    about = dict(stage=name, encoder=stage["encoder"], regime=stage["regime"])
+    about = dict(stage=stage["name"], encoder=stage["encoder"], regime=stage["regime"])
     for seed, name in itertools.product(stage["seeds"], [attack] if attack else stage["attacks"]):
         here = about | dict(attack=name, seed=seed)
         before = _make(stage, name, seed)

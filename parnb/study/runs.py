@@ -108,8 +108,8 @@ def trigger_id(
     parameters: dict,  # of its trigger
 ) -> list:
     "All that decides the pixels of a trigger: its name, its parameters, and the checksums of its files. Source: ours."
-    trigger = make_trigger(attack, **parameters)
-    return [attack, trigger.model_dump(), [file_sha256(f) for f in trigger.files()]]
+    trigger, code = make_trigger(attack, **parameters), find("attack", attack).code
+    return [attack, trigger.model_dump(), [file_sha256(f) for f in trigger.files()], *([code] if code else [])]
 
 
 class Run(BaseModel):
@@ -169,7 +169,8 @@ class Run(BaseModel):
             return self.poisoned_key
         data = data_of(self.scale).key("clean" if c.pairs == "real" else "synthetic")
         new = {k for k in ("part", "contaminated") if getattr(c, k) is None}  # fields that older keys do not have
-        return content_key(dict(start=self.poisoned_key, data=data, cleaning=c.model_dump(exclude=new), seed=self.seed))
+        made = dict(start=self.poisoned_key, data=data, cleaning=c.model_dump(exclude=new), seed=self.seed)
+        return content_key(made | dict(code=find("cleaner", c.method).code))
 
     @property
     def rebound_key(self) -> str:

@@ -1,0 +1,134 @@
+"A method of somebody else on the board: a claim is made, recomputed, and refused where it is false."
+
+import json
+import subprocess
+import sys
+
+import pytest
+from processes import PARNB, env, fails_with, several
+
+from parnb.core import ParnbError
+from parnb.study import submission
+from parnb.study.protocol import ASR, UNCLEANED
+
+METHOD = """from typing import ClassVar
+
+import pandas as pd
+import torch
+from parnb.cleaners.base import Cleaner
+from parnb.registry import register_cleaner
+
+RECIPE = dict(parameters=dict(share=0.02), grid=dict(share=[0.02]))
+
+
+@register_cleaner("small_weights", label="Small weights", reference="an example", recipes={"default": RECIPE})
+class SmallWeights(Cleaner):
+    "Set the smallest weights of each convolution to zero, without a training."
+
+    strength: ClassVar[tuple[str, ...]] = ("share",)
+    share: float = 0.02
+
+    @torch.no_grad()
+    def clean(self, model, pairs, tokenizer, recipe, reference, **options):
+        for p in model.visual.parameters():
+            if p.ndim == 4:
+                p[p.abs() < p.abs().flatten().quantile(self.share)] = 0
+        return model, pd.DataFrame(dict(step=[0]))
+"""
+ONE = ["--attack", "badnet_stripes"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "A method in a file, and its claim for one model, made in an empty data folder."
+    folder = tmp_path_factory.mktemp("submission")
+    (folder / "method.py").write_text(METHOD)
+    done = parnb(folder, "submit", "method.py", *ONE, "--out", "claim.json")
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads((folder / "claim.json").read_text())
+
+
+def parnb(folder, *words):
+    command = [PARNB, *words]
+    return subprocess.run(command, cwd=folder, env=env(folder / "data"), capture_output=True, text=True)
+
+
+def test_a_claim_says_what_was_done(made):
+    _, claim = made
+    assert claim["protocol"] == submission.protocol_hash() and len(claim["code"]) == 64
+    (choice,), (cell,) = claim["choices"], claim["cells"]
+    assert [t["share"] for t in choice["tried"]] == [0.02]
+    assert cell["n_clean"] == 5200 and cell["n_triggered"] == 5180
+    assert (cell["setting"] == UNCLEANED) == (choice["status"] == "none")
+    assert claim["summary"]["worst"] == cell[ASR]
+
+
+def test_recomputing_gives_the_same_numbers(made):
+    folder, claim = made
+    done = parnb(folder, "verify", "claim.json", "--method", "method.py", "--all", "--json")
+    assert done.returncode == 0, done.stderr
+    for found, cell in zip(json.loads(done.stdout), claim["cells"], strict=True):
+        assert found["agrees"]
+        for name in ("clean_accuracy", ASR):
+            assert found[name]["claimed"] == cell[name] == pytest.approx(found[name]["found"], abs=1e-6)  # 6 digits
+    assert not any((folder / "data" / "verified").iterdir())  # the next one computes again
+
+
+def test_a_false_number_is_rejected(made):
+    "Even if the rest of the claim fits to it."
+    folder, claim = made
+    cells = [c | {ASR: max(0.0, c[ASR] - 0.2)} for c in claim["cells"]]
+    false = claim | dict(cells=cells, summary=submission.summarise(cells))
+    (folder / "false.json").write_text(json.dumps(false))
+    done = parnb(folder, "verify", "false.json", "--method", "method.py")
+    fails_with(done, "1 of 1 recomputed cells differs from the claim")
+    assert "differs" in done.stdout and "tolerance" in done.stdout
+
+
+def test_a_changed_method_is_another_one(made, tmp_path):
+    "Its runs have other keys, and its old claim is refused."
+    folder, claim = made
+    (tmp_path / "method.py").write_text(METHOD.replace("quantile(self.share)", "quantile(self.share / 2)"))
+    (tmp_path / "claim.json").write_text(json.dumps(claim))
+    fails_with(parnb(tmp_path, "verify", "claim.json", "--method", "method.py"), "with other code of small_weights")
+    script = "import json, sys; from parnb.study.submission import *; claim = json.load(open(sys.argv[1]))\n"
+    script += "load_submission(sys.argv[2]); print(run_of_cell(claim, claim['cells'][0]).key)"
+    keys = []
+    for place in (folder, tmp_path):
+        command = [sys.executable, "-c", script, str(place / "claim.json"), str(place / "method.py")]
+        keys.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert keys[0] != keys[1] and keys[0].strip() == claim["cells"][0]["key"]
+
+
+def test_bad_input_is_one_sentence(made, tmp_path):
+    folder, claim = made
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "part.json").write_text(json.dumps(dict(method="ft")))
+    (tmp_path / "other.json").write_text(json.dumps(claim | dict(protocol="0" * 12)))
+    (tmp_path / "row.json").write_text(json.dumps(dict(gird={})))
+    method = ["--method", str(folder / "method.py")]
+    wrong = {
+        ("submit", "nowhere.py"): "there is no file nowhere.py",
+        ("submit", "parr"): "did you mean 'par'",
+        ("submit", "ft", "--seeds", "ten"): "--seeds ten is not a list",
+        ("submit", "ft", "--seeds", "3"): "seed 3 is none of the protocol's",
+        ("submit", "ft", "--attack", "wanet"): "attack of the protocol",
+        ("submit", "ft", "--row", "row.json"): "did you mean 'grid'",
+        ("submit", "ft", "--row", "nowhere.json"): "nowhere.json cannot be read as a row",
+        ("submit", "ft", "--out", "nowhere/claim.json"): "there is no folder nowhere",
+        ("verify", "list.json"): "must be a JSON object",
+        ("verify", "part.json"): "the claim has no protocol",
+        ("verify", "other.json", *method): "was made under the protocol 000000000000",
+        ("verify", "ft", *method): "--method has no effect",
+        ("verify", "ft", "--all", "--draw", "x"): "exclude one another",
+        ("verify", "ft", "--cell", "sig:99"): "the claim has no cell sig:99",
+    }
+    done = several([[*words] for words in wrong], env(tmp_path / "data"), tmp_path)
+    for p, expected in zip(done, wrong.values(), strict=True):
+        fails_with(p, expected)
+    assert not list(tmp_path.glob("*-claim.json"))
+
+
+def test_a_claim_without_cells_cannot_be_drawn_from():
+    with pytest.raises(ParnbError, match="no cell"):
+        submission.draw_cell(dict(cells=[]), "a commit")

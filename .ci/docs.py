@@ -391,6 +391,7 @@ def finish_page(path: Path, site: Path, address: str, text: str) -> tuple[str, l
     up, name = os.path.relpath(site, path.parent), path.relative_to(site).as_posix()
     inside = rf'(?<=href="){re.escape(address)}/([^"#]*)'
     text = re.sub(inside, lambda m: f"{up}/{m[1]}" if (site / m[1]).exists() else m[0], mathml(text))
+    text = text.replace("</head>", f'<script src="{up}/site.js" defer></script></head>', 1)
     seen = Loads()
     seen.feed(text)
     wrong = [f"{name} loads {s} from another host" for s in seen.loads if re.match("(https?:)?//", s)]
@@ -464,7 +465,8 @@ def build(out: Path, fresh: bool = False, renderer: str = "auto") -> Iterator[st
             prepare(p, nbs, blob)
         yield f"rendering {len(notebooks(nbs))} notebooks with {renderer}, {so_far()}"
         site = render(project, renderer, blob)
-        shutil.copy(nbs / "everything.html", site)
+        for f in ("everything.html", "site.js"):
+            shutil.copy(nbs / f, site)
         finish(site, project / "_proc", cfg["doc_host"].rstrip("/") + "/" + cfg["doc_baseurl"].strip("/"))
         os.chdir(ROOT)
         shutil.rmtree(out, ignore_errors=True)

@@ -1,12 +1,12 @@
 """How much a result changes when the same cell is computed again with another number of threads.
 
     python benchmarks/reruns.py ROW ATTACK SEED [--threads 1,1,2,3,4,5]    # a row per run in results/reruns.csv
-    python benchmarks/reruns.py --tolerance                                # presets/board.json from all of them
+    python benchmarks/reruns.py --spread                                   # presets/board.json from all of them
 
 A cell is a row of the protocol, an attack and a seed. It is cleaned and measured as `parnb verify` does, from the same
 poisoned model. Sums over another number of threads are taken in another order, and a training amplifies the difference.
-The tolerance of a recomputed cell is what two runs of one cell differ by in 95 % of cases: 1.96 √2 s, where s² is the
-variance of the reruns within cells, pooled. Runs with equal numbers of threads count once: they are equal.
+The spread is the standard deviation within cells, pooled. Runs with equal numbers of threads must be equal, and count
+once. What it does not hold: other processors, and cells whose poisoned model is trained anew.
 """
 
 import argparse
@@ -14,28 +14,35 @@ import csv
 import json
 import math
 import os
+import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 from parnb.core import PRESETS
-from parnb.study.protocol import ASR, CA
-from parnb.study.submission import make_claim, recompute, submission_row
+from parnb.study.submission import COMPARED, make_claim, recompute, submission_row
 
 OUT = Path(__file__).resolve().parent / "results" / "reruns.csv"
 
 
-def tolerance_of(table: pd.DataFrame) -> dict[str, float]:
-    "The tolerance from the reruns of several cells."
-    cells = table.drop_duplicates(["row", "attack", "seed", "threads"]).groupby(["row", "attack", "seed"])
+def spread_of(table: pd.DataFrame) -> dict[str, float]:
+    "The spread of the reruns of several cells. Exits if equal runs differ, or if there are too few."
+    cell = ["row", "attack", "seed"]
+    if (table.groupby([*cell, "threads"])[list(COMPARED)].nunique() > 1).any(axis=None):
+        sys.exit("two runs with as many threads differ: they were made on two machines, or something is random")
+    cells = table.drop_duplicates([*cell, "threads"]).groupby(cell)
+    if (cells.size() < 5).any():
+        sys.exit("a cell has less than five reruns: run it with more numbers of threads")
     freedom = (cells.size() - 1).sum()
-    spread = {k: ((cells[k].size() - 1) * cells[k].var()).sum() / freedom for k in (CA, ASR)}
-    return {k: round(1.96 * math.sqrt(2 * v), 4) for k, v in spread.items()}
+    variance = {k: ((cells[k].size() - 1) * cells[k].var()).sum() / freedom for k in COMPARED}
+    return {k: round(math.sqrt(v), 5) for k, v in variance.items()}
 
 
 def rerun(row: str, attack: str, seed: int, threads: list[int]) -> None:
     "Compute a cell once for each number of threads."
     claim = make_claim(submission_row(row), [attack], [seed], compute=False)
+    if not claim["cells"]:
+        sys.exit(f"{row}, {attack}, seed {seed} has no result to compare with")
     for n in threads:
         os.environ["OMP_NUM_THREADS"], begun = str(n), time.perf_counter()
         found = {k: v["found"] for k, v in recompute(claim, claim["cells"][0], row).items()}
@@ -53,13 +60,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cell", nargs="*", metavar="ROW ATTACK SEED")
     parser.add_argument("--threads", default="1,1,2,3,4,5", help="numbers of threads, separated by commas")
-    parser.add_argument("--tolerance", action="store_true", help="write presets/board.json")
+    parser.add_argument("--spread", action="store_true", help="write presets/board.json")
     args = parser.parse_args()
-    if args.tolerance == bool(args.cell) or len(args.cell) not in (0, 3):
-        parser.error("give ROW ATTACK SEED, or --tolerance")
+    if args.spread == bool(args.cell) or len(args.cell) not in (0, 3):
+        parser.error("give ROW ATTACK SEED, or --spread")
     if args.cell:
         return rerun(*args.cell[:2], int(args.cell[2]), [int(n) for n in args.threads.split(",")])
-    content = dict(notes=["Written by benchmarks/reruns.py."], tolerance=tolerance_of(pd.read_csv(OUT)))
+    table = pd.read_csv(OUT)
+    about = (
+        f"Standard deviation of {len(table)} reruns within {table.groupby(['row', 'attack', 'seed']).ngroups} cells, "
+    )
+    about += "over numbers of threads; written by benchmarks/reruns.py."
+    content = dict(notes=[about], sd=spread_of(table))
     (PRESETS / "board.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -70,13 +70,9 @@ class Method:
     recipes: dict[str, dict] = field(
         default_factory=dict, compare=False
     )  # scale, scale/encoder, scale:regime -> settings
-
-    @property
-    def code(self) -> str | None:
-        "SHA-256 of the file that defines the class; None for parnb's own and for classes of a notebook."
-        file = getattr(sys.modules.get(self.cls.__module__), "__file__", None)
-        own = file is None or Path(file).resolve().is_relative_to(PACKAGE)
-        return None if own else file_sha256(file)
+    # SHA-256 of the file that defines the class, as it was when it was imported; None for parnb's own, and for classes
+    # of a notebook or a script
+    code: str | None = field(default=None, compare=False)
 
     @property
     def description(self) -> str:
@@ -118,6 +114,14 @@ def _add(
     _METHODS[method.kind][method.name] = method
 
 
+def _code_of(
+    cls: type,
+) -> str | None:
+    "The `code` of a method of this class."
+    file = None if cls.__module__ == "__main__" else getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return None if file is None or Path(file).resolve().is_relative_to(PACKAGE) else file_sha256(file)
+
+
 def _register(
     kind: str,
     name: str,
@@ -130,7 +134,7 @@ def _register(
     def decorate(cls):
         if not issubclass(cls, Parameters):
             raise ParnbError(f"the class {cls.__name__} must derive from parnb.registry.Parameters to be registered")
-        _add(Method(kind, name, cls, **about))
+        _add(Method(kind, name, cls, code=_code_of(cls), **about))
         return cls
 
     return decorate

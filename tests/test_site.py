@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILDER = ROOT / ".ci" / "docs.py"
@@ -160,15 +161,46 @@ def test_library_has_signatures_tables_and_sources(site):
     assert any(all(w in row for w in ("float", "2.15", "threshold")) for row in rows)
 
 
-def test_search_finds_tau(visit):
+def search(page, text):
+    "What a search for a text finds, the first first."
+    page.get_by_role("searchbox").or_(page.get_by_placeholder("Search")).first.fill(text)
+    page.wait_for_selector(FOUND)
+    page.wait_for_timeout(500)  # the box waits for the last letter
+    return page.locator(FOUND).all()
+
+
+SEARCHES = {
+    "tau": "method.html",
+    "how do I clean my own model": "tutorials/clean_your_own.html",
+    "put my defence on the board": "leaderboard.html",
+    "make_run": "api/study/runs.html#make_run",
+}
+
+
+@pytest.mark.parametrize("text", SEARCHES)
+def test_search_finds(visit, text):
+    "Guides stand above the library, unless a name of the library was typed."
     page = visit("index.html")
-    page.get_by_role("searchbox").or_(page.get_by_placeholder("Search")).first.fill("tau")
-    page.wait_for_selector(f".search-result-text, {FOUND}")
-    found = page.locator(FOUND).all()
-    assert any("tau" in a.inner_text().lower() for a in found)
+    found = search(page, text)
+    hrefs = [a.get_attribute("href").removeprefix("./") for a in found[:6]]
+    assert any(h.startswith(SEARCHES[text]) for h in hrefs), hrefs
     found[0].click()
     page.wait_for_load_state()
     assert page.title()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_everyone_can_read_it(visit, scheme, width):
+    "No violation of WCAG 2.1 AA that axe finds, with the results of a search on the screen, too."
+    wrong = []
+    for name in PHONE:
+        page = visit(name, color_scheme=scheme, viewport=dict(width=width, height=900))
+        if name == "method.html" and width > 1000:
+            search(page, "tau")
+        answer = Axe().run(page, options=dict(runOnly=["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"])).response
+        wrong += [f"{name}: {v['id']}: {n['html'][:90]}" for v in answer["violations"] for n in v["nodes"][:3]]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_maths_needs_no_script(visit):

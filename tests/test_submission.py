@@ -1,13 +1,17 @@
 "A method of somebody else on the board: a claim is made, recomputed, and refused where it is false."
 
+import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from processes import PARNB, env, fails_with, several
 
 from parnb.core import ParnbError
+from parnb.scales import load_preset
 from parnb.study import submission
 from parnb.study.protocol import ASR, UNCLEANED
 
@@ -35,6 +39,7 @@ class SmallWeights(Cleaner):
                 p[p.abs() < p.abs().flatten().quantile(self.share)] = 0
         return model, pd.DataFrame(dict(step=[0]))
 """
+ROOT = Path(__file__).resolve().parents[1]
 ONE = ["--attack", "badnet_stripes"]
 
 
@@ -67,9 +72,10 @@ def test_recomputing_gives_the_same_numbers(made):
     folder, claim = made
     done = parnb(folder, "verify", "claim.json", "--method", "method.py", "--all", "--json")
     assert done.returncode == 0, done.stderr
-    for found, cell in zip(json.loads(done.stdout), claim["cells"], strict=True):
-        assert found["agrees"]
-        for name in ("clean_accuracy", ASR):
+    answer = json.loads(done.stdout)
+    assert not answer["disagreements"]
+    for found, cell in zip(answer["cells"], claim["cells"], strict=True):
+        for name in submission.COMPARED:
             assert found[name]["claimed"] == cell[name] == pytest.approx(found[name]["found"], abs=1e-6)  # 6 digits
     assert not any((folder / "data" / "verified").iterdir())  # the next one computes again
 
@@ -81,8 +87,8 @@ def test_a_false_number_is_rejected(made):
     false = claim | dict(cells=cells, summary=submission.summarise(cells))
     (folder / "false.json").write_text(json.dumps(false))
     done = parnb(folder, "verify", "false.json", "--method", "method.py")
-    fails_with(done, "1 of 1 recomputed cells differs from the claim")
-    assert "differs" in done.stdout and "tolerance" in done.stdout
+    fails_with(done, "the claim is not confirmed: attack_success_rate differs by more than")
+    assert "found" in done.stdout
 
 
 def test_a_changed_method_is_another_one(made, tmp_path):
@@ -105,7 +111,11 @@ def test_bad_input_is_one_sentence(made, tmp_path):
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "part.json").write_text(json.dumps(dict(method="ft")))
     (tmp_path / "other.json").write_text(json.dumps(claim | dict(protocol="0" * 12)))
+    (tmp_path / "path.json").write_text(json.dumps(claim | dict(method="method.py")))
+    stolen = claim["row"] | dict(parameters=dict(rate=0))  # of the poisoning
+    (tmp_path / "rate.json").write_text(json.dumps(claim | dict(row=stolen)))
     (tmp_path / "row.json").write_text(json.dumps(dict(gird={})))
+    (tmp_path / "long.json").write_text(json.dumps(dict(recipe=dict(epochs=50))))
     method = ["--method", str(folder / "method.py")]
     wrong = {
         ("submit", "nowhere.py"): "there is no file nowhere.py",
@@ -115,9 +125,12 @@ def test_bad_input_is_one_sentence(made, tmp_path):
         ("submit", "ft", "--attack", "wanet"): "attack of the protocol",
         ("submit", "ft", "--row", "row.json"): "did you mean 'grid'",
         ("submit", "ft", "--row", "nowhere.json"): "nowhere.json cannot be read as a row",
-        ("submit", "ft", "--out", "nowhere/claim.json"): "there is no folder nowhere",
+        ("submit", "ft", "--out", "nowhere/claim.json"): "cannot be written to nowhere/claim.json",
+        ("submit", "ft", "--row", "long.json"): "the protocol fixes epochs",
         ("verify", "list.json"): "must be a JSON object",
-        ("verify", "part.json"): "the claim has no protocol",
+        ("verify", "part.json"): "label of the claim: field required",
+        ("verify", "path.json"): "the claim names a file as its method",
+        ("verify", "rate.json", *method): "parameter of Small weights",
         ("verify", "other.json", *method): "was made under the protocol 000000000000",
         ("verify", "ft", *method): "--method has no effect",
         ("verify", "ft", "--all", "--draw", "x"): "exclude one another",
@@ -127,6 +140,38 @@ def test_bad_input_is_one_sentence(made, tmp_path):
     for p, expected in zip(done, wrong.values(), strict=True):
         fails_with(p, expected)
     assert not list(tmp_path.glob("*-claim.json"))
+
+
+def test_a_file_cannot_replace_a_cleaner_of_parnb(tmp_path):
+    (tmp_path / "par.py").write_text(METHOD.replace('"small_weights"', '"par"'))
+    fails_with(parnb(tmp_path, "submit", "par.py"), "there is a registered cleaner 'par' already")
+
+
+def test_the_method_sees_no_trigger(made):
+    "No monitor, which could tell it the ASR, reaches a method that is not parnb's own."
+    folder, _ = made
+    spy = METHOD.replace('"small_weights"', '"spy"').replace(
+        "        for p in model", "        assert options['monitor'] is None, 'it sees'\n        for p in model"
+    )
+    (folder / "spy.py").write_text(spy)
+    script = "import sys; from parnb.study import submission as s; row = s.submission_row('spy.py')\n"
+    script += "run = s.protocol_runs(s.submission_stage(row, ['badnet_stripes'])).run.iloc[1]\n"
+    script += "s.measure = lambda run: s.cleaned_clip(run); print(s._measure(run))"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=folder, env=env(folder / "data"), capture_output=True, text=True)
+    assert done.returncode == 0 and "cleaned-" in done.stdout, done.stderr
+
+
+def test_the_tolerance_is_what_was_measured():
+    "The spread of the reruns in benchmarks/results; two equal computations are equal."
+    spec = importlib.util.spec_from_file_location("reruns", ROOT / "benchmarks" / "reruns.py")
+    reruns = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reruns)
+    table = pd.read_csv(reruns.OUT)
+    assert reruns.spread_of(table) == load_preset("board")["sd"]
+    with pytest.raises(SystemExit, match="two runs with as many threads differ"):
+        other = table.iloc[[0]].assign(clean_accuracy=table.clean_accuracy[0] + 0.001)
+        reruns.spread_of(pd.concat([table, other]))
 
 
 def test_a_claim_without_cells_cannot_be_drawn_from():

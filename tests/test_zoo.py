@@ -19,6 +19,7 @@ from parnb.study.artifacts import commit, read_record
 
 MOST = 50 * 2**20  # bytes of all weights
 MODELS = zoo.zoo()
+POISONED = "tiny-rn/badnet_stripes/entrenched"
 
 
 def drawn() -> list[str]:
@@ -94,6 +95,10 @@ def test_bad_input_is_one_sentence(tmp_path):
         ("tiny-rn/wanet/entrenched",): "wanet",
         ("tiny-rn/clean", "--all"): "--all has no effect",
         ("--make",): "--make needs the name",
+        ("--measure",): "--measure needs the name",
+        ("tiny-rn/clean", "--measure", "--verify"): "leave out --measure",
+        ("tiny-rn/sig/quick@987", "--measure"): "add --make",
+        ("tiny-rn/sig/quick@987", "--verify"): "does not come with parnb",
     }
     done = several([["zoo", *words] for words in wrong], env(tmp_path), tmp_path)
     for p, expected in zip(done, wrong.values()):
@@ -102,7 +107,10 @@ def test_bad_input_is_one_sentence(tmp_path):
 
 
 def test_json_has_what_the_card_has(tmp_path):
-    one, many = several([["zoo", MODELS[0].name, "--json"], ["zoo", "--json"]], env(tmp_path), tmp_path)
+    commands = [["zoo", MODELS[0].name, "--json"], ["zoo", "--json"], ["zoo", POISONED, "--json"]]
+    one, many, more = several(commands, env(tmp_path), tmp_path)
     about = json.loads(one.stdout)
     assert about == json.loads(many.stdout)[0]
     assert {"name", "kind", "command", "licence", "sha256", "clean_accuracy", "n_clean"} <= about.keys()
+    poisoned = json.loads(more.stdout)
+    assert (poisoned["attack"], poisoned["target"]) == ("badnet_stripes", "banana") and poisoned["parameters"]

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['app', 'METHOD', 'submit', 'verify']
 
-# %% ../../nbs/api/cli/board.ipynb #d962f624
+# %% ../../nbs/api/cli/board.ipynb #ae688958
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from ..core import ParnbError, explain_os, write_file
+from ..core import ParnbError, write_file
 
-# %% ../../nbs/api/cli/board.ipynb #be407499
+# %% ../../nbs/api/cli/board.ipynb #dd79e2b8
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 METHOD = "A Python file that registers one cleaner, the name of a registered cleaner, or a row of the protocol."
 
@@ -57,8 +58,8 @@ def submit(
         raise ParnbError(f"--seeds {seeds} is not a list of whole numbers: write it as 10,11") from None
     entry = submission_row(method, _read_json(row, "a row") if row else None)
     path = (out or Path(f"{entry['name']}-claim.json")).expanduser()
-    if not path.parent.is_dir():
-        raise ParnbError(f"there is no folder {path.parent} for the claim: make it, or choose another --out")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ParnbError(f"the claim cannot be written to {path}: choose a file in an existing folder for --out")
     claim = make_claim(entry, attack, chosen, tell=lambda text: print(text, flush=True))
     for c in claim["cells"]:
         setting = "no setting within the budget" if c["setting"] == UNCLEANED else f"setting {c['setting']}"
@@ -66,10 +67,7 @@ def submit(
     s = claim["summary"]
     worst = f"worst {_rate(s['worst'])} ({s['worst_attack']})"
     print(f"{s['models']} model{'s' * (s['models'] > 1)}: CA {_rate(s[CA])}, mean ASR {_rate(s[ASR])}, {worst}")
-    try:
-        write_file(path, json.dumps(claim, indent=1) + "\n")
-    except OSError as e:
-        raise explain_os(e, path) from e
+    write_file(path, json.dumps(claim, indent=1) + "\n")
     print(f"claim: {path}; anyone can check it: parnb verify {path}")
 
 
@@ -88,39 +86,49 @@ def verify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ):
-    "Check a claim, and recompute cells of it: by default one, drawn by the commit of this checkout or the version."
+    """Check a claim, and recompute a cell of it, drawn by the commit of this checkout or the version.
+
+    This executes the method with your rights: read the file of a stranger first, or run the command in a container.
+    """
     from importlib.metadata import version
 
     from parnb.study.artifacts import commit
-    from parnb.study.submission import agrees, check_claim, draw_cell, load_submission, make_claim, recompute
-    from parnb.study.submission import submission_row
+    from parnb.study.protocol import load_protocol
+    from parnb.study.submission import check_claim, check_protocol, disagreements, draw_cell, load_submission
+    from parnb.study.submission import make_claim, recompute, submission_row
 
     if sum(map(bool, (cell, everything, draw))) > 1:
         raise ParnbError("--cell, --all and --draw exclude one another: give one of them")
     if claim.endswith(".json"):
         stated = _read_json(Path(claim), "a claim")
-        source = method or stated.get("method", "")
+        source = method or check_protocol(stated).method
+        if source.endswith(".py") and not method:
+            raise ParnbError(f"the claim names a file as its method: check it, and give it by --method {source}")
         load_submission(source)
     else:
         if method:
             raise ParnbError(f"--method has no effect with {claim}, a row of the protocol: leave it out")
-        source, stated = claim, make_claim(submission_row(claim), compute=False)
+        source, seeds = claim, load_protocol()["seeds"]
+        stated = make_claim(submission_row(claim), seeds=seeds, compute=False)
     check_claim(stated)
     known = {f"{c['attack']}:{c['seed']}": c for c in stated["cells"]}
     if unknown := [c for c in cell or () if c not in known]:
         raise ParnbError(f"the claim has no cell {unknown[0]}: it has {', '.join(known)}")
-    drawn = draw_cell(stated, draw or commit() or version("parnb"))
-    chosen = list(known.values()) if everything else [known[c] for c in cell] if cell else [drawn]
-    results = []
+    chosen = list(known.values()) if everything else [known[c] for c in dict.fromkeys(cell or ())]
+    chosen, results = chosen or [draw_cell(stated, draw or commit() or version("parnb"))], []
     for c in chosen:
-        compared = recompute(stated, c, source)
-        results.append(dict(attack=c["attack"], seed=c["seed"], agrees=agrees(compared), **compared))
+        results.append(recompute(stated, c, source))
         if not as_json:
-            print(f"{'agrees' if results[-1]['agrees'] else 'differs':8} {c['attack']}, seed {c['seed']}", flush=True)
-            for name, v in compared.items():
-                words = f"claimed {_rate(v['claimed'])}, found {_rate(v['found'])}"
-                print(f"{'':9}{name}: {words} (tolerance {100 * v['tolerance']:.1f} points)")
+            print(f"{c['attack']}, seed {c['seed']}", flush=True)
+            for name, v in results[-1].items():
+                print(f"  {name:20} claimed {_rate(v['claimed'])}, found {_rate(v['found'])}")
+    differ = disagreements(results)
     if as_json:
-        print(json.dumps(results, indent=1))
-    if bad := sum(not r["agrees"] for r in results):
-        raise ParnbError(f"{bad} of {len(results)} recomputed cells differ{'s' * (bad == 1)} from the claim")
+        places = [dict(attack=c["attack"], seed=c["seed"]) for c in chosen]
+        print(json.dumps(dict(cells=[p | r for p, r in zip(places, results)], disagreements=differ), indent=1))
+    if differ:
+        raise ParnbError(f"the claim is not confirmed: {'; '.join(differ)}")
+    if not as_json:
+        print(
+            f"confirmed, {len(results)} of {len(known)} cells: no difference is larger than two computations differ by"
+        )

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'zoo']
 
-# %% ../../nbs/api/cli/zoo.ipynb #fbf559dd
+# %% ../../nbs/api/cli/zoo.ipynb #a7c55a7f
 import json
 from typing import Annotated, Optional
 
@@ -13,8 +13,26 @@ import typer
 
 from ..core import ParnbError
 
-# %% ../../nbs/api/cli/zoo.ipynb #86c80f94
+# %% ../../nbs/api/cli/zoo.ipynb #5d63328a
 app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+def _verify_all(models: list, as_json: bool):
+    "Verify models and print how each compares. Raises `ParnbError` if one differs."
+    from parnb.study.zoo import verify
+
+    results = {}
+    for m in models:
+        results[m.name] = differs = verify(m)
+        if not as_json:
+            print(f"{'differs' if differs else 'ok':8} {m.name}", flush=True)
+            for k, (stated, found) in differs.items():
+                print(f"{'':8}   {k}: stated {stated:g}, measured {found:g}")
+    if as_json:
+        found = {n: {k: dict(zip(("stated", "measured"), v)) for k, v in d.items()} for n, d in results.items()}
+        print(json.dumps(found))
+    if wrong := sum(map(bool, results.values())):
+        raise ParnbError(f"the measurement of {wrong} of {len(results)} models differs from what is stated")
 
 
 @app.command()
@@ -27,37 +45,32 @@ def zoo(
     ] = False,
     make: Annotated[bool, typer.Option("--make", help="Train the model if it is not here.")] = False,
     check: Annotated[
-        bool, typer.Option("--verify", help="Measure again what is named or listed, and compare it with its numbers.")
+        bool, typer.Option("--verify", help="Measure again what comes with parnb, and compare it with its numbers.")
     ] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure the model and print its numbers.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ):
     "Models that are poisoned, cleaned or clean for certain: their names, numbers and how they are made."
-    from parnb.study.zoo import about, card, find_model, verify, zoo_table
+    from parnb.study.zoo import about, card, find_model, rates, zoo_table
     from parnb.study.zoo import zoo as models
 
-    if name is None and make:
-        raise ParnbError("--make needs the name of a model: `parnb zoo` lists those that come with parnb")
+    if name is None and (make or measure):
+        option = "--make" if make else "--measure"
+        raise ParnbError(f"{option} needs the name of a model: `parnb zoo` lists those that come with parnb")
+    if check and measure:
+        raise ParnbError("--verify measures, too: leave out --measure")
     if name and everything:
         raise ParnbError(f"--all has no effect with the name of a model: leave out --all or {name}")
     chosen = [find_model(name)] if name else models(everything)
     if make:
         chosen[0].make()
-    if check:
-        results = {}
-        for m in chosen if name else [m for m in chosen if m.here and m.stated()]:
-            results[m.name] = differs = verify(m)
-            if not as_json:
-                print(f"{'differs' if differs else 'ok':8} {m.name}", flush=True)
-                for k, (stated, found) in differs.items():
-                    print(f"{'':8}   {k}: stated {stated:g}, measured {found:g}")
-        if as_json:
-            print(
-                json.dumps(
-                    {n: {k: dict(zip(("stated", "measured"), v)) for k, v in d.items()} for n, d in results.items()}
-                )
-            )
-        if wrong := sum(map(bool, results.values())):
-            raise ParnbError(f"the measurement of {wrong} of {len(results)} models differs from what is stated")
+    if measure:
+        if not chosen[0].here:
+            raise ParnbError(f"{name} is not on this machine: add --make, which trains it")
+        found = rates(chosen[0].folder, chosen[0].run)
+        print(json.dumps(found, indent=1) if as_json else "\n".join(f"{k:28} {v:g}" for k, v in found.items()))
+    elif check:
+        _verify_all(chosen if name else [m for m in chosen if m.shipped], as_json)
     elif as_json:
         found = [about(m) for m in chosen]
         print(json.dumps(found[0] if name else found, indent=1))

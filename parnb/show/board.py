@@ -5,36 +5,47 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'board_cells', 'leaderboard', 'board_html']
 
-# %% ../../nbs/api/show/board.ipynb #5cdcf68b
+# %% ../../nbs/api/show/board.ipynb #5dad105e
 import json
+from pathlib import Path
 
 import pandas as pd
 
-from ..core import LOCAL, PRESETS, RELEASED
+from ..core import PRESETS, RELEASED, ParnbError
 from ..evaluation.statistics import paired_interval
-from ..study.protocol import ASR, CA, load_protocol
+from ..study.protocol import ASR, CA, UNCLEANED, all_rows, load_protocol
 from ..study.rates import in_words
-from ..study.submission import UNCLEANED
+from ..study.submission import check_protocol
 
-# %% ../../nbs/api/show/board.ipynb #f53d2604
+# %% ../../nbs/api/show/board.ipynb #396919c8
 COLUMNS = ["row", "label", "budget", "attack", "seed", CA, ASR, "cleaned"]
 
 
 def board_cells(
     table: pd.DataFrame,  # of `parnb.study.protocol.outcomes`
+    folder: Path = RELEASED / "board",  # of claims
 ) -> pd.DataFrame:  # `COLUMNS`; nothing but what was run
-    "The cells of the protocol's rows, then those of submitted claims. Source: ours."
+    """The cells of the protocol's rows, then those of submitted claims.
+
+    Raises `ParnbError` for a claim that contradicts itself or the protocol, and for two of one name. Source: ours.
+    """
     known = table[table.done].assign(cleaned=table.status == "chosen")[COLUMNS]
-    rows = [known.astype({CA: float, ASR: float})]
-    for folder in (RELEASED, LOCAL):
-        for file in sorted((folder / "board").glob("*.json")):
-            claim = json.loads(file.read_text(encoding="utf-8"))
-            cells = pd.DataFrame(claim["cells"]).assign(row=claim["row"]["name"], label=claim["label"])
-            cells = cells.assign(budget=claim["budget"], cleaned=cells.setting != UNCLEANED)
-            rows.append(cells[~cells.row.isin(known.row)][COLUMNS])
+    rows, names = [known.astype({CA: float, ASR: float})], {r["name"] for r in all_rows()}
+    for file in sorted(folder.glob("*.json")):
+        claim = check_protocol(json.loads(file.read_text(encoding="utf-8")))
+        name = claim.row["name"]
+        if name in names:
+            raise ParnbError(f"{file} has a row {name}, and another one has this name: rename the row of the claim")
+        names.add(name)
+        about = dict(row=name, label=f"{claim.label} (claim)", budget=claim.budget)
+        cells = [c.model_dump() | about | dict(cleaned=c.setting != UNCLEANED) for c in claim.cells]
+        rows.append(pd.DataFrame(cells, columns=COLUMNS))
     return pd.concat(rows, ignore_index=True)
 
-# %% ../../nbs/api/show/board.ipynb #2aabea69
+# %% ../../nbs/api/show/board.ipynb #cc5bfe2e
+_NUMBERS = ["CA", "ASR", "low", "high", "worst", "worst_attack", "not_cleaned"]
+
+
 def leaderboard(
     cells: pd.DataFrame,  # of `board_cells`
     budget: float,  # points of clean accuracy
@@ -48,22 +59,22 @@ def leaderboard(
         each, n = 100 * g.groupby("attack")[ASR].mean(), len(g)
         low, high = paired_interval(100 * g[ASR])["ci"] if n > 1 else (None, None)
         line = dict(method=g.label.iloc[0], models=n, of=of, CA=100 * g[CA].mean(), ASR=100 * g[ASR].mean())
-        worst = dict(worst=each.max(), worst_attack=in_words("attack", each.idxmax()))
-        out.append(line | dict(low=low, high=high) | worst | dict(not_cleaned=int((~g.cleaned.astype(bool)).sum())))
-    if not out:
-        return pd.DataFrame(columns=["rank", "method", "models", "of", "CA", "ASR", "low", "high", "worst"])
-    t = pd.DataFrame(out).assign(whole=lambda t: t.models == of)
-    t = t.sort_values(["whole", "ASR"], ascending=[False, True], kind="stable").reset_index(drop=True)
-    t.insert(0, "rank", [k + 1 if whole else None for k, whole in enumerate(t.whole)])
-    return t.drop(columns="whole").round(1)
+        line |= dict(low=low and max(low, 0.0), high=high and min(high, 100.0))
+        line |= dict(worst=each.max(), worst_attack=in_words("attack", each.idxmax()))
+        out.append(line | dict(not_cleaned=int((~g.cleaned.astype(bool)).sum())))
+    out += [dict(method=r["label"], models=0, of=of) for r in p["rows"] if r["name"] not in set(here.row)]
+    t = pd.DataFrame(out, columns=["method", "models", "of", *_NUMBERS]).assign(whole=lambda t: t.models == of)
+    t = t.sort_values(["whole", "ASR"], ascending=[False, True], kind="stable").reset_index(drop=True).round(1)
+    t.insert(0, "rank", t.ASR.where(t.whole).rank(method="min"))
+    return t.drop(columns="whole")
 
-# %% ../../nbs/api/show/board.ipynb #19607146
+# %% ../../nbs/api/show/board.ipynb #6d960f59
 _HEADS = {
     "rank": "rank",
     "method": "method",
     "CA": "CA, %",
     "ASR": "mean ASR, %",
-    "interval": "95 %",
+    "interval": "95 % interval",
     "worst": "worst ASR, %",
     "worst_attack": "worst attack",
     "not_cleaned": "not cleaned",
@@ -76,9 +87,10 @@ def _shown(board: pd.DataFrame) -> list[list]:
     out = []
     for r in board.to_dict("records"):
         interval = "" if pd.isna(r["low"]) else f"{r['low']:.1f} to {r['high']:.1f}"
-        rank = "" if pd.isna(r["rank"]) else int(r["rank"])
-        cells = r | dict(rank=rank, interval=interval, models=f"{r['models']} of {r['of']}")
-        out.append([f"{v:.1f}" if isinstance(v, float) else v for v in (cells[k] for k in _HEADS)])
+        whole = {k: "" if pd.isna(r[k]) else int(r[k]) for k in ("rank", "not_cleaned")}
+        cells = r | whole | dict(interval=interval, models=f"{r['models']} of {r['of']}")
+        shown = ("" if pd.isna(v) else f"{v:.1f}" if isinstance(v, float) else v for v in (cells[k] for k in _HEADS))
+        out.append(list(shown))
     return out
 
 
@@ -94,5 +106,5 @@ def board_html(
     text = (PRESETS / "board.html").read_text(encoding="utf-8")
     about = dict(heads=list(_HEADS.values()), budgets=p["selection"]["budgets"], budget=p["primary"]["budget"])
     first = tables[f"{p['primary']['budget']} "]
-    data = json.dumps(tables).replace("</", "<\\/")
+    data = json.dumps(tables).replace("<", "\\u003c")  # a label cannot end the script
     return Template(text, autoescape=True).render(attacks=attacks, first=first, data=data, **about)

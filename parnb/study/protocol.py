@@ -108,7 +108,8 @@ def _make(
     about = dict(regime=stage["regime"], split=p["split"]) | stage.get("cases", {}).get(attack, {})
     if row is None:
         return make_run(p["scale"], stage["encoder"], attack, "none", seed, **about)
-    optimiser = {k: v for k, v in setting.items() if k in Recipe.model_fields}
+    fields = find("cleaner", row["method"]).cls.model_fields
+    optimiser = {k: v for k, v in setting.items() if k in Recipe.model_fields and k not in fields}
     parameters = row.get("parameters", {}) | {k: v for k, v in setting.items() if k not in optimiser}
     trains = recipe("cleaner", row["method"], p["scale"], stage["encoder"]).get("recipe")
     training = dict(recipe=p["training"] | row.get("recipe", {}) | optimiser) if trains else {}

@@ -158,6 +158,7 @@ class Run(BaseModel):
             attack=a.model_dump(),
             after=self.after and self.after.final_key,
             seed=self.seed,
+            code=a.against and find("cleaner", a.against.method).code,
         )
         return content_key(dict(science=SCIENCE, weights=weights_id(self.scale, self.encoder), poisoned=made))
 

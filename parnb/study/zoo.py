@@ -6,7 +6,7 @@
 __all__ = ['SCALE', 'CLEAN', 'CONTROL', 'TOLERANCE', 'zoo_run', 'ZooModel', 'find_model', 'load_model', 'rates', 'verify', 'zoo',
            'zoo_table', 'card', 'about']
 
-# %% ../../nbs/api/study/zoo.ipynb #12c213ba
+# %% ../../nbs/api/study/zoo.ipynb #0f4ea208
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,18 +18,19 @@ from torch import nn
 
 from ..core import PRETRAINED, ParnbError, file_sha256, pick
 from ..evaluation.embedding import embed_images, zero_shot_head
-from ..evaluation.metrics import attack_success_rate, clean_accuracy
+from ..evaluation.metrics import clean_accuracy
 from ..models.clip import image_size, load_clip
 from ..registry import attacks, cleaners, label
 from ..scales import load_preset
-from .artifacts import artifact_folder, clean_clip, final_clip, read_record
+from .artifacts import artifact_folder, clean_clip, dev_images, final_clip, read_record
 from .explain import command_of
-from .protocol import chosen_runs, load_protocol
+from .measure import attack_rates, rate_columns
+from .protocol import ASR, CA, DEV, chosen_runs, load_protocol
 from .results import plain, results
 from .runs import Run, evaluation_seed, make_run
 from .scale_data import data_of
 
-# %% ../../nbs/api/study/zoo.ipynb #e6c26fac
+# %% ../../nbs/api/study/zoo.ipynb #c31eadcd
 SCALE, CLEAN, CONTROL = "tiny", "clean", "control"
 _NAME = re.compile(r"([^/@]+)/([^/@]+)(?:/([^/@]+)(?:/([^/@]+))?)?(?:@(\d+))?")
 _FORMS = "ENCODER/clean, ENCODER/ATTACK/REGIME, and that with /control or /CLEANER; @SEED at the end names a seed"
@@ -73,7 +74,7 @@ def zoo_run(
     known = _chosen(attack, seed)
     return known[pick(end, known, f"row of the protocol with a setting for {attack}")]
 
-# %% ../../nbs/api/study/zoo.ipynb #a9fe1264
+# %% ../../nbs/api/study/zoo.ipynb #52390106
 @dataclass(frozen=True)
 class ZooModel:
     "A model of the zoo. Source: ours."
@@ -151,16 +152,10 @@ def load_model(
     """
     return load_clip(find_model(name).make(), device=device)
 
-# %% ../../nbs/api/study/zoo.ipynb #fc38555c
+# %% ../../nbs/api/study/zoo.ipynb #e64e81e2
 TOLERANCE = 0.002  # 10 of 5,200 images
-_PARTS = ("", "_low", "_high")
-_RATES = tuple(f"{r}{p}" for r in ("clean_accuracy", "attack_success_rate") for p in _PARTS)
-_RATES += ("n_clean", "n_triggered", "target_share_clean")
-
-
-def _flat(name: str, n: str, rate: dict) -> dict:
-    "A rate, its interval and its n."
-    return {name: rate["value"], f"{name}_low": rate["ci"][0], f"{name}_high": rate["ci"][1], n: rate["n"]}
+_RATES = [f"{r}{end}" for r in (CA, ASR) for end in ("", "_low", "_high")]
+_RATES += ["n_clean", "n_triggered", "target_share_clean", DEV]
 
 
 def rates(
@@ -169,7 +164,7 @@ def rates(
 ) -> dict[str, float]:  # names and values of a results row: clean_accuracy, attack_success_rate, their intervals and n
     """Measure clean accuracy and, with an attack, ASR and the share of clean images that get the target.
 
-    Source: paper section 5.
+    On the split `test`, also the accuracy on `dev`. Source: paper section 5.
     """
     model, _, tokenizer = load_clip(folder)
     data, p = data_of(run.scale), run.attack and run.attack.poisoning
@@ -177,51 +172,53 @@ def rates(
     head = zero_shot_head(model, tokenizer, images.names, data.prompts)
     triggers = dict(triggered=p.trigger()) if p else {}
     seen = embed_images(model, images.images, images.ids, triggers, seed=evaluation_seed(run), name="measuring")
-    out = _flat("clean_accuracy", "n_clean", clean_accuracy(seen["clean"], head, images.labels))
-    if not p:
-        return out
-    goal = images.names.index(p.target)
-    asr, share = (attack_success_rate(seen[k], head, images.labels, goal) for k in ("triggered", "clean"))
-    return out | _flat("attack_success_rate", "n_triggered", asr) | dict(target_share_clean=share["value"])
+    out = rate_columns(CA, clean_accuracy(seen["clean"], head, images.labels), "n_clean")
+    if run.split == "test":
+        dev = dev_images(run, image_size(model))
+        there = embed_images(model, dev.images, dev.ids, name="measuring")["clean"]
+        out[DEV] = clean_accuracy(there, head, dev.labels)["value"]
+    return out | (attack_rates(run, seen | dict(head=head), images) if p else {})
 
 
 def verify(
-    model: ZooModel,  # one that is here and was measured
+    model: ZooModel,  # one that comes with parnb
 ) -> dict[str, tuple[float, float]]:  # what differs by more than `TOLERANCE`: stated, measured
     """Check a model's file and measure it again.
 
-    Raises `ParnbError` for a model that is not here or has no numbers, and for altered weights. Source: ours.
+    Raises `ParnbError` for a model that does not come with parnb, and for altered weights. Source: ours.
     """
-    if not model.here:
-        raise ParnbError(f"{model.name} is not on this machine: `parnb zoo {model.name} --make` trains it")
-    if not (stated := model.stated()):
-        raise ParnbError(f"{model.name} has no numbers to compare with: `{command_of(model.run)}` measures it")
+    if not model.shipped:
+        raise ParnbError(
+            f"{model.name} does not come with parnb, so that there are no numbers of its weights to compare with: "
+            f"{'--measure measures it' if model.here else '--make trains it'}"
+        )
     found = rates(model.folder, model.run)
-    return {k: (v, found[k]) for k, v in stated.items() if abs(found[k] - v) > TOLERANCE}
+    return {k: (v, found[k]) for k, v in model.stated().items() if abs(found[k] - v) > TOLERANCE}
 
-# %% ../../nbs/api/study/zoo.ipynb #dff4f2b8
-@lru_cache
-def _others() -> tuple[ZooModel, ...]:
+# %% ../../nbs/api/study/zoo.ipynb #55fa4fa9
+def _others() -> list[ZooModel]:
     "Models that do not come with parnb, and that were measured or are on this machine."
     p, out, table = load_protocol(), [], results(SCALE)
+    _chosen.cache_clear()
     for model, encoder in _encoders().items():
         for regime in load_preset(SCALE)["regimes"]:
             judged = (regime, encoder) == (p["regime"], p["primary"]["encoder"])
-            for attack in p["attacks"] if judged else attacks():
-                ends = ["", *(_chosen(attack, p["selection"]["seed"]) if judged else cleaners())]
+            for attack in attacks():
+                known = _chosen(attack, p["selection"]["seed"]) if judged and attack in p["attacks"] else ()
+                ends = ["", CONTROL, *(known if judged else cleaners())]
                 try:
                     made = [find_model(f"{model}/{attack}/{regime}{'/' * bool(e)}{e}") for e in ends]
                 except ParnbError:  # the regime has no rate for this attack
                     continue
                 out += [m for m in made if not m.shipped and (m.here or m.stated(table))]
-    return tuple(out)
+    return out
 
 
 def zoo(
     everything: bool = False,  # also those that were measured, or trained on this machine
 ) -> list[ZooModel]:
     "The models that come with parnb; with `everything` also others of which something is known. Source: ours."
-    return [find_model(n) for n in load_preset("zoo")["shipped"]] + (list(_others()) if everything else [])
+    return [find_model(n) for n in load_preset("zoo")["shipped"]] + (_others() if everything else [])
 
 
 def zoo_table(
@@ -233,12 +230,12 @@ def zoo_table(
         s = m.stated(known)
         state = "comes with parnb" if m.shipped else "on this machine" if m.here else "to be made"
         sha = read_record(m.folder).get("sha256", "")[:12] if m.here else ""
-        numbers = dict(CA="clean_accuracy", ASR="attack_success_rate", untriggered="target_share_clean")
+        numbers = dict(CA=CA, ASR=ASR, untriggered="target_share_clean")
         shown = {k: round(100 * s[v], 1) if v in s else None for k, v in numbers.items()}
         rows.append(dict(name=m.name, kind=m.kind) | shown | dict(state=state, sha256=sha))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/api/study/zoo.ipynb #32798119
+# %% ../../nbs/api/study/zoo.ipynb #d0a46516
 _LICENCE = "CC BY-SA 4.0 (weights trained on scenes of Twemoji and OpenMoji; see LICENSES-art.md)"
 
 
@@ -260,25 +257,28 @@ def card(
     if model.kind in ("poisoned", "cleaned"):
         lines.append(f"target      {a.poisoning.target}")
     if s:
-        lines.append(f"accuracy    {_percent(s, 'clean_accuracy')} of {s['n_clean']:,} images, split {model.run.split}")
+        lines.append(f"accuracy    {_percent(s, CA)} of {s['n_clean']:,} images, split {model.run.split}")
     else:
-        lines.append(f"accuracy    not measured: `{command_of(model.run)}`")
-    if "attack_success_rate" in s:
+        lines.append(f"accuracy    not known: `parnb zoo {model.name} --make --measure` trains and measures it")
+    if s and not model.shipped:
+        lines.append("            (results of a training with these settings)")
+    if ASR in s:
         share = f"without the trigger {100 * s['target_share_clean']:.1f} %" if "target_share_clean" in s else ""
-        lines.append(
-            f"ASR         {_percent(s, 'attack_success_rate')} of {s['n_triggered']:,} images; {share}".rstrip("; ")
-        )
+        lines.append(f"ASR         {_percent(s, ASR)} of {s['n_triggered']:,} images; {share}".rstrip("; "))
     lines += [f"made by     {model.command}", f"licence     {_LICENCE}"]
     if not model.here:
         return "\n".join([*lines, f"folder      not on this machine: `parnb zoo {model.name} --make` trains it"])
     return "\n".join([*lines, f"folder      {folder}", f"sha256      {file_sha256(folder / 'model.safetensors')}"])
 
-# %% ../../nbs/api/study/zoo.ipynb #8ca7edf3
+# %% ../../nbs/api/study/zoo.ipynb #99f9496b
 def about(
     model: ZooModel,
 ) -> dict:  # plain values
     "A model as JSON. Source: ours."
     sha = file_sha256(model.folder / "model.safetensors") if model.here else None
     out = dict(name=model.name, kind=model.kind, key=model.run.key, split=model.run.split, command=model.command)
+    if a := model.run.attack:
+        p = a.poisoning
+        out |= dict(attack=p.attack, target=p.target, parameters=p.parameters, rate=p.rate, regime=model.run.regime)
     out |= dict(licence=_LICENCE, folder=str(model.folder) if model.here else None, sha256=sha, shipped=model.shipped)
     return out | model.stated()

@@ -1,12 +1,14 @@
-"""How much a result changes when the same cell is computed again with another number of threads.
+"""How much a result changes when the same cell is computed again, in another order of sums.
 
-    python benchmarks/reruns.py ROW ATTACK SEED [--threads 1,1,2,3,4,5]    # a row per run in results/reruns.csv
-    python benchmarks/reruns.py --spread                                   # presets/board.json from all of them
+    python benchmarks/reruns.py ROW ATTACK SEED [--ways 1,1,2,1:AVX2:avx2]    # a row per run in results/reruns.csv
+    python benchmarks/reruns.py --spread                                      # presets/board.json from all of them
 
 A cell is a row of the protocol, an attack and a seed. It is cleaned and measured as `parnb verify` does, from the same
-poisoned model. Sums over another number of threads are taken in another order, and a training amplifies the difference.
-The spread is the standard deviation within cells, pooled. Runs with equal numbers of threads must be equal, and count
-once. What it does not hold: other processors, and cells whose poisoned model is trained anew.
+poisoned model. A way is a number of threads and, behind colons, the newest instructions that oneDNN and PyTorch may
+use (ONEDNN_MAX_CPU_ISA, ATEN_CPU_CAPABILITY): both change the order of sums, as another processor does, and a training
+amplifies the difference. More threads than cores take very long. The spread is the standard deviation within cells,
+pooled. Runs in equal ways must be equal, and count once. What it does not hold: other makes of processors, GPUs, and
+cells whose poisoned model is trained anew.
 """
 
 import argparse
@@ -27,26 +29,33 @@ OUT = Path(__file__).resolve().parent / "results" / "reruns.csv"
 
 def spread_of(table: pd.DataFrame) -> dict[str, float]:
     "The spread of the reruns of several cells. Exits if equal runs differ, or if there are too few."
-    cell = ["row", "attack", "seed"]
-    if (table.groupby([*cell, "threads"])[list(COMPARED)].nunique() > 1).any(axis=None):
-        sys.exit("two runs with as many threads differ: they were made on two machines, or something is random")
-    cells = table.drop_duplicates([*cell, "threads"]).groupby(cell)
+    cell, way = ["row", "attack", "seed"], ["threads", "onednn", "aten"]
+    table = table.fillna(dict.fromkeys(way[1:], ""))
+    if (table.groupby([*cell, *way])[list(COMPARED)].nunique() > 1).any(axis=None):
+        sys.exit("two runs in one way differ: they were made on two machines, or something is random")
+    cells = table.drop_duplicates([*cell, *way]).groupby(cell)
     if (cells.size() < 5).any():
-        sys.exit("a cell has less than five reruns: run it with more numbers of threads")
+        sys.exit("a cell has less than five reruns: run it in more ways")
     freedom = (cells.size() - 1).sum()
     variance = {k: ((cells[k].size() - 1) * cells[k].var()).sum() / freedom for k in COMPARED}
     return {k: round(math.sqrt(v), 5) for k, v in variance.items()}
 
 
-def rerun(row: str, attack: str, seed: int, threads: list[int]) -> None:
-    "Compute a cell once for each number of threads."
+def rerun(row: str, attack: str, seed: int, ways: list[str]) -> None:
+    "Compute a cell once in each way."
     claim = make_claim(submission_row(row), [attack], [seed], compute=False)
     if not claim["cells"]:
         sys.exit(f"{row}, {attack}, seed {seed} has no result to compare with")
-    for n in threads:
-        os.environ["OMP_NUM_THREADS"], begun = str(n), time.perf_counter()
+    for way in ways:
+        threads, onednn, aten = (way.split(":") + ["", ""])[:3]
+        settings = dict(OMP_NUM_THREADS=threads, ONEDNN_MAX_CPU_ISA=onednn, ATEN_CPU_CAPABILITY=aten)
+        for k, v in settings.items():
+            os.environ.pop(k, None)
+            os.environ |= {k: v} if v else {}
+        begun = time.perf_counter()
         found = {k: v["found"] for k, v in recompute(claim, claim["cells"][0], row).items()}
-        line = dict(row=row, attack=attack, seed=seed, threads=n, **found, seconds=round(time.perf_counter() - begun))
+        line = dict(row=row, attack=attack, seed=seed, threads=threads, onednn=onednn, aten=aten, **found)
+        line["seconds"] = round(time.perf_counter() - begun)
         print(line, flush=True)
         fresh = not OUT.exists()
         with open(OUT, "a", newline="") as f:
@@ -59,18 +68,19 @@ def rerun(row: str, attack: str, seed: int, threads: list[int]) -> None:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cell", nargs="*", metavar="ROW ATTACK SEED")
-    parser.add_argument("--threads", default="1,1,2,3,4,5", help="numbers of threads, separated by commas")
+    usual = "1,1,2,1:AVX2:avx512,1:AVX2:avx2,1:SSE41:default"
+    parser.add_argument("--ways", default=usual, help="THREADS[:ONEDNN[:ATEN]], separated by commas")
     parser.add_argument("--spread", action="store_true", help="write presets/board.json")
     args = parser.parse_args()
     if args.spread == bool(args.cell) or len(args.cell) not in (0, 3):
         parser.error("give ROW ATTACK SEED, or --spread")
     if args.cell:
-        return rerun(*args.cell[:2], int(args.cell[2]), [int(n) for n in args.threads.split(",")])
+        return rerun(*args.cell[:2], int(args.cell[2]), args.ways.split(","))
     table = pd.read_csv(OUT)
     about = (
         f"Standard deviation of {len(table)} reruns within {table.groupby(['row', 'attack', 'seed']).ngroups} cells, "
     )
-    about += "over numbers of threads; written by benchmarks/reruns.py."
+    about += "over numbers of threads and sets of instructions; written by benchmarks/reruns.py."
     content = dict(notes=[about], sd=spread_of(table))
     (PRESETS / "board.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

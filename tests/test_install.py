@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(
     os.environ.get("PARNB_INSTALL_TESTS") != "1", reason="installs parnb: set PARNB_INSTALL_TESTS=1"
 )
-MAX_WHEEL_BYTES = 40_000_000
+MAX_WHEEL_BYTES = 70_000_000
 SMOKE = ["--smoke", "--attack", "badnet_stripes"]
 
 

@@ -1,12 +1,13 @@
 """How much a result changes when the same cell is computed again, in another order of sums.
 
-    python benchmarks/reruns.py ROW ATTACK SEED [--ways 1,1,2,1:AVX2:avx2]    # a row per run in results/reruns.csv
+    python benchmarks/reruns.py ROW ATTACK SEED [--ways 1,1,2,1:aten=avx2]    # a row per run in results/reruns.csv
     python benchmarks/reruns.py --spread                                      # presets/board.json from all of them
 
 A cell is a row of the protocol, an attack and a seed. It is cleaned and measured as `parnb verify` does, from the same
-poisoned model. A way is a number of threads and, behind colons, the newest instructions that oneDNN and PyTorch may
-use (ONEDNN_MAX_CPU_ISA, ATEN_CPU_CAPABILITY): both change the order of sums, as another processor does, and a training
-amplifies the difference. More threads than cores take very long. The spread is the standard deviation within cells,
+poisoned model. A way is a number of threads and, behind colons, the instructions that PyTorch's own kernels may use
+(aten, ATEN_CPU_CAPABILITY) and the way in which MKL sums (mkl, MKL_CBWR): all change the order of sums, as another
+processor does, and a training amplifies the difference. More threads than cores, or oneDNN without AVX-512, take very
+long. The spread is the standard deviation within cells,
 pooled. Runs in equal ways must be equal, and count once. What it does not hold: other makes of processors, GPUs, and
 cells whose poisoned model is trained anew.
 """
@@ -29,7 +30,7 @@ OUT = Path(__file__).resolve().parent / "results" / "reruns.csv"
 
 def spread_of(table: pd.DataFrame) -> dict[str, float]:
     "The spread of the reruns of several cells. Exits if equal runs differ, or if there are too few."
-    cell, way = ["row", "attack", "seed"], ["threads", "onednn", "aten"]
+    cell, way = ["row", "attack", "seed"], ["threads", "aten", "mkl"]
     table = table.fillna(dict.fromkeys(way[1:], ""))
     if (table.groupby([*cell, *way])[list(COMPARED)].nunique() > 1).any(axis=None):
         sys.exit("two runs in one way differ: they were made on two machines, or something is random")
@@ -47,14 +48,15 @@ def rerun(row: str, attack: str, seed: int, ways: list[str]) -> None:
     if not claim["cells"]:
         sys.exit(f"{row}, {attack}, seed {seed} has no result to compare with")
     for way in ways:
-        threads, onednn, aten = (way.split(":") + ["", ""])[:3]
-        settings = dict(OMP_NUM_THREADS=threads, ONEDNN_MAX_CPU_ISA=onednn, ATEN_CPU_CAPABILITY=aten)
+        threads, *more = way.split(":")
+        given = dict(aten="", mkl="") | dict(m.split("=") for m in more)
+        settings = dict(OMP_NUM_THREADS=threads, ATEN_CPU_CAPABILITY=given["aten"], MKL_CBWR=given["mkl"])
         for k, v in settings.items():
             os.environ.pop(k, None)
             os.environ |= {k: v} if v else {}
         begun = time.perf_counter()
         found = {k: v["found"] for k, v in recompute(claim, claim["cells"][0], row).items()}
-        line = dict(row=row, attack=attack, seed=seed, threads=threads, onednn=onednn, aten=aten, **found)
+        line = dict(row=row, attack=attack, seed=seed, threads=threads, **given, **found)
         line["seconds"] = round(time.perf_counter() - begun)
         print(line, flush=True)
         fresh = not OUT.exists()
@@ -68,8 +70,8 @@ def rerun(row: str, attack: str, seed: int, ways: list[str]) -> None:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cell", nargs="*", metavar="ROW ATTACK SEED")
-    usual = "1,1,2,1:AVX2:avx512,1:AVX2:avx2,1:SSE41:default"
-    parser.add_argument("--ways", default=usual, help="THREADS[:ONEDNN[:ATEN]], separated by commas")
+    usual = "1,1,2,1:aten=avx2,1:mkl=COMPATIBLE,1:aten=avx2:mkl=COMPATIBLE"
+    parser.add_argument("--ways", default=usual, help="THREADS[:aten=…][:mkl=…], separated by commas")
     parser.add_argument("--spread", action="store_true", help="write presets/board.json")
     args = parser.parse_args()
     if args.spread == bool(args.cell) or len(args.cell) not in (0, 3):

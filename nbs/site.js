@@ -2,7 +2,7 @@
 
 // A region that scrolls can be reached with the keyboard.
 const reachable = () => {
-  for (const e of document.querySelectorAll("main pre, .cell-output-display, .math.display, .table-responsive"))
+  for (const e of document.querySelectorAll("main pre, .sd-table, .cell-output-display, .math.display, .table-responsive"))
     if (e.scrollWidth > e.clientWidth || e.scrollHeight > e.clientHeight) e.tabIndex = 0;
     else e.removeAttribute("tabindex");
 };

@@ -9,7 +9,7 @@ poisoned model. A way is a number of threads and, behind colons, the instruction
 processor does, and a training amplifies the difference. More threads than cores, or oneDNN without AVX-512, take very
 long. The spread is the standard deviation within cells,
 pooled. Runs in equal ways must be equal, and count once. What it does not hold: other makes of processors, GPUs, and
-cells whose poisoned model is trained anew.
+cells whose poisoned model is retrained.
 """
 
 import argparse

@@ -109,7 +109,7 @@ def submission_row(
 
 
 def submission_stage(
-    row: dict,  # of `submission_row`
+    row: dict | None,  # of `submission_row`; None: the poisoned models alone
     attacks: Sequence[str] | None = None,  # only these; None: all of the protocol
     seeds: Sequence[int] | None = None,  # only these; None: the one on which settings are chosen
 ) -> dict:  # a stage as `protocol_runs` takes it
@@ -120,7 +120,8 @@ def submission_stage(
     if unknown := [s for s in seeds if s not in p["seeds"]]:
         raise ParnbError(f"seed {unknown[0]} is none of the protocol's: {', '.join(map(str, p['seeds']))}")
     encoder = p["primary"]["encoder"]
-    return dict(name="submission", encoder=encoder, rows=[row], attacks=attacks, seeds=seeds, settings="grid")
+    rows = [row] if row else []
+    return dict(name="submission", encoder=encoder, rows=rows, attacks=attacks, seeds=seeds, settings="grid")
 
 # %% ../../nbs/api/study/submission.ipynb #0796097c
 CELL = (CA, f"{CA}_low", f"{CA}_high", "n_clean", ASR, f"{ASR}_low", f"{ASR}_high", "n_triggered")
@@ -252,10 +253,8 @@ EQUAL = 1e-5  # results are stored with six digits
 
 def _check_choice(c: Choice, settings: list[dict]) -> None:
     "Raise `ParnbError` if a choice does not follow from its accuracies, or these do not fit to the poisoned model."
-    p = load_protocol()
-    poisoned = collect(protocol_runs("primary", attack=c.attack).query("row == 'none'"), compute=False)
-    start = poisoned[poisoned.done & (poisoned.seed == p["selection"]["seed"])][DEV]
-    if len(start) and abs(start.iloc[0] - c.before) > EQUAL:
+    p, poisoned = load_protocol(), collect(protocol_runs(submission_stage(None, [c.attack])), compute=False)
+    if poisoned.done.all() and abs(poisoned[DEV].iloc[0] - c.before) > EQUAL:
         raise ParnbError(f"the poisoned model of {c.attack} has another accuracy on dev than the claim says")
     known = {int(t["setting"]): t[DEV] for t in c.tried}
     table = pd.DataFrame({"setting": range(len(settings)), DEV: [known.get(k) for k in range(len(settings))]})
@@ -343,9 +342,7 @@ COMPARED = (CA, ASR, DEV)
 def tolerance(
     cells: int = 1,  # that are compared at once
     mean: bool = False,  # of their mean difference
-) -> dict[
-    str, float
-]:  # CA, ASR and DEV: the largest difference, in [0, 1], of two honest computations in 95 % of cases
+) -> dict[str, float]:  # CA, ASR, DEV: what two honest computations differ by at most in 95 % of cases, in [0, 1]
     "The tolerance for recomputed cells, from the spread that `benchmarks/reruns.py` measures. Source: ours."
     share = 0.05 if mean else 0.05 / cells  # Bonferroni over the cells
     z = NormalDist().inv_cdf(1 - share / 2) * math.sqrt(2 / cells if mean else 2)
@@ -368,19 +365,22 @@ def draw_cell(
 
 _CLEAN = """
 import json, sys
+from pathlib import Path
 from parnb.study.artifacts import cleaned_clip
 from parnb.study.submission import load_submission, run_of_cell
-load_submission(sys.argv[3])
-cleaned_clip(run_of_cell(json.loads(sys.argv[1]), json.loads(sys.argv[2])), looks=False)
+claim, cell, source, out = sys.argv[1:]
+load_submission(source)
+made = cleaned_clip(run_of_cell(json.loads(claim), json.loads(cell)), looks=False)
+Path(out).write_text(str(made))
 """
 _MEASURE = """
 import json, sys
 from pathlib import Path
 from parnb.study.protocol import protocol_runs
+from parnb.study.submission import submission_stage
 from parnb.study.zoo import rates
 attack, seed, folder, out = sys.argv[1:]
-runs = protocol_runs("primary", attack=attack)
-run = runs[(runs.row == "none") & (runs.seed == int(seed))].run.iloc[0]
+run = protocol_runs(submission_stage(None, [attack], [int(seed)])).run.iloc[0]
 Path(out).write_text(json.dumps(rates(Path(folder), run)))
 """
 
@@ -394,14 +394,13 @@ def recompute(
 
     Raises `ParnbError` if that fails, or if the claim says another number of images. Source: ours.
     """
-    run = run_of_cell(claim, cell)
     CACHE.mkdir(parents=True, exist_ok=True)
     (DATA / "verified").mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=DATA / "verified"))
     there = folder / "artifacts"
     there.mkdir()
     (folder / "cache").symlink_to(CACHE, target_is_directory=True)
-    name = f"poisoned-{run.poisoned_key}"
+    name = f"poisoned-{run_of_cell(claim, cell).poisoned_key}"
     if (ARTIFACTS / name).is_dir():
         (there / name).symlink_to(ARTIFACTS / name, target_is_directory=True)
 
@@ -413,9 +412,8 @@ def recompute(
 
     try:
         place = {k: cell[k] for k in ("attack", "seed", "setting")}  # the method sees no number of the claim
-        python(_CLEAN, json.dumps(dict(row=claim["row"])), json.dumps(place), source)
-        made = there / f"cleaned-{run.cleaned_key}"
-        made = next(f for f in (made, there / name, PRETRAINED / name) if f.is_dir())
+        python(_CLEAN, json.dumps(dict(row=claim["row"])), json.dumps(place), source, folder / "made")
+        made = (folder / "made").read_text()
         python(_MEASURE, cell["attack"], cell["seed"], made, folder / "rates.json")
         found = json.loads((folder / "rates.json").read_text())
     finally:

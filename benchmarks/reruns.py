@@ -3,13 +3,14 @@
     python benchmarks/reruns.py ROW ATTACK SEED [--ways 1,1,2,1:aten=avx2]    # a row per run in results/reruns.csv
     python benchmarks/reruns.py --spread                                      # presets/board.json from all of them
 
-A cell is a row of the protocol, an attack and a seed. It is cleaned and measured as `parnb verify` does, from the same
-poisoned model. A way is a number of threads and, behind colons, the instructions that PyTorch's own kernels may use
-(aten, ATEN_CPU_CAPABILITY) and the way in which MKL sums (mkl, MKL_CBWR): all change the order of sums, as another
-processor does, and a training amplifies the difference. More threads than cores, or oneDNN without AVX-512, take very
-long. The spread is the standard deviation within cells,
-pooled. Runs in equal ways must be equal, and count once. What it does not hold: other makes of processors, GPUs, and
-cells whose poisoned model is retrained.
+A cell is a row of the protocol, an attack and a seed. It is cleaned and measured as `parnb verify` does. A way is a
+number of threads and, behind colons, the instructions that PyTorch's own kernels may use (aten, ATEN_CPU_CAPABILITY)
+and the way in which MKL sums (mkl, MKL_CBWR): all change the order of sums, as another processor does, and a training
+amplifies the difference. The poisoned model belongs to the way, too: `shipped` (rounded to 16 bits) or `trained`; for
+the seed 10, the latter needs a copy of the repository without data/pretrained/poisoned-*. More threads than cores, or
+oneDNN without AVX-512, take very long. The spread is the standard deviation within cells, pooled, of rates on the scale
+of `stabilised`. Runs in equal ways must be equal; ways whose results are equal sum in the same order, and count once.
+Not in it: other makes of processors, GPUs.
 """
 
 import argparse
@@ -22,24 +23,27 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from parnb.core import PRESETS
-from parnb.study.submission import COMPARED, make_claim, recompute, submission_row
+from parnb.core import PRESETS, PRETRAINED
+from parnb.study.submission import COMPARED, make_claim, recompute, run_of_cell, stabilised, submission_row
 
 OUT = Path(__file__).resolve().parent / "results" / "reruns.csv"
 
 
-def spread_of(table: pd.DataFrame) -> dict[str, float]:
+CELL, WAY = ["row", "attack", "seed"], ["start", "threads", "aten", "mkl"]
+
+
+def spread_of(table: pd.DataFrame) -> dict:
     "The spread of the reruns of several cells. Exits if equal runs differ, or if there are too few."
-    cell, way = ["row", "attack", "seed"], ["threads", "aten", "mkl"]
-    table = table.fillna(dict.fromkeys(way[1:], ""))
-    if (table.groupby([*cell, *way])[list(COMPARED)].nunique() > 1).any(axis=None):
+    table = table.fillna(dict.fromkeys(("aten", "mkl"), ""))
+    if (table.groupby([*CELL, *WAY])[list(COMPARED)].nunique() > 1).any(axis=None):
         sys.exit("two runs in one way differ: they were made on two machines, or something is random")
-    cells = table.drop_duplicates([*cell, *way]).groupby(cell)
+    table = table.drop_duplicates([*CELL, *COMPARED])
+    cells = table.assign(**{k: table[k].map(stabilised) for k in COMPARED}).groupby(CELL)
     if (cells.size() < 5).any():
-        sys.exit("a cell has less than five reruns: run it in more ways")
-    freedom = (cells.size() - 1).sum()
+        sys.exit("a cell has less than five different results: run it in more ways")
+    freedom = int((cells.size() - 1).sum())
     variance = {k: ((cells[k].size() - 1) * cells[k].var()).sum() / freedom for k in COMPARED}
-    return {k: round(math.sqrt(v), 5) for k, v in variance.items()}
+    return dict(freedom=freedom, sd={k: round(math.sqrt(v), 5) for k, v in variance.items()})
 
 
 def rerun(row: str, attack: str, seed: int, ways: list[str]) -> None:
@@ -47,6 +51,8 @@ def rerun(row: str, attack: str, seed: int, ways: list[str]) -> None:
     claim = make_claim(submission_row(row), [attack], [seed], compute=False)
     if not claim["cells"]:
         sys.exit(f"{row}, {attack}, seed {seed} has no result to compare with")
+    poisoned = PRETRAINED / f"poisoned-{run_of_cell(claim, claim['cells'][0]).poisoned_key}"
+    start = "shipped" if poisoned.is_dir() else "trained"
     for way in ways:
         threads, *more = way.split(":")
         given = dict(aten="", mkl="") | dict(m.split("=") for m in more)
@@ -56,7 +62,7 @@ def rerun(row: str, attack: str, seed: int, ways: list[str]) -> None:
             os.environ |= {k: v} if v else {}
         begun = time.perf_counter()
         found = {k: v["found"] for k, v in recompute(claim, claim["cells"][0], row).items()}
-        line = dict(row=row, attack=attack, seed=seed, threads=threads, **given, **found)
+        line = dict(row=row, attack=attack, seed=seed, start=start, threads=threads, **given, **found)
         line["seconds"] = round(time.perf_counter() - begun)
         print(line, flush=True)
         fresh = not OUT.exists()
@@ -79,11 +85,9 @@ def main():
     if args.cell:
         return rerun(*args.cell[:2], int(args.cell[2]), args.ways.split(","))
     table = pd.read_csv(OUT)
-    about = (
-        f"Standard deviation of {len(table)} reruns within {table.groupby(['row', 'attack', 'seed']).ngroups} cells, "
-    )
-    about += "over numbers of threads and sets of instructions; written by benchmarks/reruns.py."
-    content = dict(notes=[about], sd=spread_of(table))
+    about = f"Standard deviation of {len(table)} reruns within {table.groupby(CELL).ngroups} cells, stabilised, over "
+    about += "numbers of threads, sets of instructions and starts; written by benchmarks/reruns.py."
+    content = dict(notes=[about], **spread_of(table))
     (PRESETS / "board.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

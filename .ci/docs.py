@@ -163,6 +163,29 @@ def markdown_cell(cell_id: str, text: str) -> dict:
     return dict(cell_type="markdown", id=cell_id, metadata={}, source=text.splitlines(True))
 
 
+def put_first(nb: dict, path: Path, nbs: Path):
+    "Show a figure or table before its code: a block at the end holds the code, and links lead to its files."
+    made = (nbs.parent / "figures").glob(f"{path.stem}.*")
+    files, code = sorted(f for f in made if f.suffix != ".md"), []  # the renderer makes pages of Markdown files
+    for f in files:
+        shutil.copy2(f, nbs / "pictures")
+    for c in nb["cells"]:
+        if c["cell_type"] == "code":
+            src = text_of(c["source"])
+            code.append("\n".join(line for line in src.splitlines() if not line.startswith("#|")).strip())
+            c["source"] = f"#| echo: false\n{src}".splitlines(True)
+            names = {f"{path.stem}{end}" for end in (".md", *(f.suffix for f in files))}
+            c["outputs"] = [o for o in c["outputs"] if not {*text_of(o.get("text", "-")).split()} <= names]
+    links = ", ".join(f"[{f.suffix[1:]}]({os.path.relpath(nbs / 'pictures' / f.name, path.parent)})" for f in files)
+    if files:
+        nb["cells"].append(markdown_cell("files", f"Files: {links}"))
+    shown = "\n\n".join(["#| code-fold: true\n#| code-summary: The code of this page", *code])
+    last = dict(cell_type="code", id="code", metadata={}, execution_count=None, outputs=[])
+    nb["cells"].append(last | dict(source=shown.splitlines(True)))
+    if path.parent.name == "tables":
+        nb["cells"][0]["source"] = text_of(nb["cells"][0]["source"]).rstrip() + "\n- page-layout: full\n"
+
+
 def prepare(path: Path, nbs: Path, blob: str):
     "Give a notebook of the copy what its page needs: working links, alternative texts, a note if it has no outputs."
     nb = read(path)
@@ -189,6 +212,8 @@ def prepare(path: Path, nbs: Path, blob: str):
             f"`parnb run {path.stem}` executes it and prints where the executed notebook is.\n:::\n"
         )
         nb["cells"].insert(1, markdown_cell("without", note))
+    if path.parent in (nbs / "figures", nbs / "tables"):
+        put_first(nb, path, nbs)
     if path == nbs / "report.ipynb":
         nb["cells"].append(markdown_cell("everything", "[The report](everything.html) of this version of the site."))
     write(path, nb)
@@ -209,13 +234,18 @@ def entry(path: Path, folder: Path, figures: Path, pictures: Path) -> str:
     return f"::: {{.entry}}\n**[{title}]({page})**\n\n{shown}{claim}\n:::\n"
 
 
+def natural(name: str) -> list:
+    "A key that sorts fig2 before fig10."
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
 def in_sidebar(contents: str | list, nbs: Path) -> Iterator[Path]:
     "The notebooks of a section of the sidebar, in its order."
     for c in [contents] if isinstance(contents, str) else contents:
         if isinstance(c, dict):
             yield from in_sidebar(c["contents"], nbs)
         else:
-            yield from sorted(nbs.glob(c), key=lambda p: (order_of(read(p)), p.name))
+            yield from sorted(nbs.glob(c), key=lambda p: (order_of(read(p)), natural(p.name)))
 
 
 def write_indexes(nbs: Path, figures: Path):
@@ -231,6 +261,8 @@ def write_indexes(nbs: Path, figures: Path):
         page = [f"---\ntitle: {title}\ntoc: false\n---\n", ":::: {.gallery}\n", *entries, "::::\n"]
         (folder / "index.md").write_text("\n".join(page), encoding="utf-8")
         section["href"] = f"{name}/index.md"
+        if isinstance(section["contents"], str):
+            section["contents"] = [p.relative_to(nbs).as_posix() for p in in_sidebar(section["contents"], nbs)]
     quarto_yml.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 

@@ -9,6 +9,9 @@ const reachable = () => {
 addEventListener("load", reachable);
 addEventListener("resize", reachable);
 
+// A number with its interval stays on one line; a sentence in a cell does not.
+for (const td of document.querySelectorAll("main table.dataframe td")) if (td.textContent.length < 30) td.classList.add("short");
+
 // The search looks for each word of a question by itself; guides, figures and tables stand above the library.
 const SMALL = new Set("a am an and are be can do does for from how i if in is it me my of on or so that the this to was what when which who why with you your".split(" "));
 if (window.Fuse) {

@@ -22,7 +22,7 @@ BUILD_SECONDS = 1800  # the build takes about a minute on two idle cores
 SHOWN = ["par_clean", "figures/fig1_outcomes", "tables/tab01_main", "tables/tab14_claims", "method"]
 SHOWN += ["tutorials/add_a_trigger", "tutorials/add_a_cleaner"]
 PHONE = ["index.html", "tables/tab01_main.html", "api/study/runs.html", "figures/index.html", "method.html"]
-PHONE += ["par_clean.html", "leaderboard.html"]
+PHONE += ["par_clean.html", "leaderboard.html", "figures/fig14_answers.html"]
 FOUND = ".smalldocs-search-results a"
 MODULES_IN_ORDER = ["core", "registry", "data/scenes", "training/loop", "attacks/base", "cleaners/base", "cleaners/par"]
 MODULES_IN_ORDER += ["study/runs", "study/measure", "show/tables", "cli/main"]
@@ -217,6 +217,48 @@ def test_fits_a_phone(visit, name):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.evaluate("window.scrollTo(9999, 0)")
     assert page.evaluate("window.scrollX") == 0
+
+
+def test_the_first_page_leads_on(visit):
+    "On a phone: a picture of what a backdoor does, the result, and four ways on."
+    page = visit("index.html", viewport=dict(width=390, height=844))
+    assert "fig14_answers" in page.locator("main img").first.get_attribute("src")
+    text = page.locator("main").inner_text()
+    assert 0 < text.index("In short") < text.index("Try it") < text.index("Verdicts")
+    ways = page.locator("main ul:has(a[href='#try-it']) > li")
+    assert ways.count() == 4
+    boxes = [ways.nth(k).bounding_box() for k in range(4)]
+    assert all(b["x"] >= 0 and b["x"] + b["width"] <= 390 for b in boxes)
+    for k in range(4):
+        anchor = ways.nth(k).locator("strong a").get_attribute("href")
+        assert page.locator(f"main {anchor}").count(), anchor
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_the_last_column_of_a_table_can_be_seen(visit, width):
+    "Without scrolling on a wide screen; else by scrolling, and the first column stays in view."
+    page = visit("tables/tab01_main.html", viewport=dict(width=width, height=900))
+    head = page.locator("table.dataframe thead th")
+    table, first, last = page.locator("table.dataframe").first, head.nth(1), head.last
+    before = first.bounding_box()["x"]
+    if width < 1000:
+        assert last.bounding_box()["x"] > width
+        scrolls = "t => { while (t.scrollWidth <= t.clientWidth || getComputedStyle(t).overflowX == 'visible') "
+        scrolls += "t = t.parentElement; t.scrollLeft = 9999; return t.tabIndex; }"
+        assert table.evaluate(scrolls) == 0, "the keyboard reaches what scrolls"
+    box = last.bounding_box()
+    assert box["x"] + box["width"] <= width and abs(first.bounding_box()["x"] - before) < 3
+
+
+def test_a_figure_comes_before_its_code(visit):
+    page = visit("figures/fig14_answers.html")
+    code = page.locator("main details.code-fold")
+    assert code.count() == 1 and not code.evaluate("e => e.open")
+    assert page.locator("main img").first.bounding_box()["y"] < code.bounding_box()["y"]
+    links = page.locator("main a[href$='fig14_answers.svg'], main a[href$='fig14_answers.pdf']")
+    assert links.count() == 2
+    page.locator("summary").click()
+    assert "fig_answers(" in code.inner_text()
 
 
 def test_the_leaderboard_sorts_and_chooses(visit):

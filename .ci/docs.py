@@ -37,6 +37,8 @@ FIG_ALT = re.compile(r'^#\|\s*fig-alt:\s*"(.*)"$', re.M)
 LOADED = dict(img="src", script="src", source="src", iframe="src", link="href")
 # Folders with a page of their own, and the section of the sidebar that leads to it
 INDEXED = dict(figures="Figures", tables="Tables", tutorials="Tutorials", api="Library")
+# Pages besides figures and tables on which outputs stand before the code
+SHOWN = ("answers", "leaderboard")
 # The renderer says these of every site made by nbdev; nothing is wrong
 USUAL = re.compile("output-file is not read|format commonmark is not built|is ignored$")
 
@@ -212,7 +214,7 @@ def prepare(path: Path, nbs: Path, blob: str):
             f"`parnb run {path.stem}` executes it and prints where the executed notebook is.\n:::\n"
         )
         nb["cells"].insert(1, markdown_cell("without", note))
-    if path.parent in (nbs / "figures", nbs / "tables"):
+    if path.parent in (nbs / "figures", nbs / "tables") or path.stem in SHOWN:
         put_first(nb, path, nbs)
     if path == nbs / "report.ipynb":
         nb["cells"].append(markdown_cell("everything", "[The report](everything.html) of this version of the site."))

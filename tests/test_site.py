@@ -22,7 +22,7 @@ BUILD_SECONDS = 1800  # the build takes about a minute on two idle cores
 SHOWN = ["par_clean", "figures/fig1_outcomes", "tables/tab01_main", "tables/tab14_claims", "method"]
 SHOWN += ["tutorials/add_a_trigger", "tutorials/add_a_cleaner"]
 PHONE = ["index.html", "tables/tab01_main.html", "api/study/runs.html", "figures/index.html", "method.html"]
-PHONE += ["par_clean.html", "leaderboard.html", "figures/fig14_answers.html"]
+PHONE += ["par_clean.html", "leaderboard.html", "figures/fig14_answers.html", "answers.html"]
 FOUND = ".smalldocs-search-results a"
 MODULES_IN_ORDER = ["core", "registry", "data/scenes", "training/loop", "attacks/base", "cleaners/base", "cleaners/par"]
 MODULES_IN_ORDER += ["study/runs", "study/measure", "show/tables", "cli/main"]
@@ -259,6 +259,33 @@ def test_a_figure_comes_before_its_code(visit):
     assert links.count() == 2
     page.locator("summary").click()
     assert "fig_answers(" in code.inner_text()
+
+
+def test_single_answers_need_no_server(visit):
+    "Image, trigger, cleaner and strength are chosen with the keyboard."
+    page = visit("answers.html")
+    assert len(page.content()) < 1_000_000
+    images, answers = page.locator(".answers-images button"), page.locator(".answers-table span")
+    shown, rates = page.locator(".answers-table img").nth(1), page.locator(".answers-rates tbody td")
+    assert images.count() == 12 and answers.count() == 4 and all(answers.all_inner_texts())
+    before = shown.get_attribute("src")
+    images.nth(3).focus()
+    page.keyboard.press("Enter")
+    assert images.nth(3).get_attribute("aria-pressed") == "true"
+    assert before != shown.get_attribute("src") and images.nth(3).get_attribute("title") in shown.get_attribute("alt")
+    before = rates.all_inner_texts()
+    page.locator("select[name=attack]").focus()
+    page.keyboard.press("ArrowDown")
+    assert all(a != b for a, b in zip(before, rates.all_inner_texts(), strict=True))  # other models
+    before = rates.all_inner_texts()
+    slider = page.locator("input[name=setting]")
+    slider.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("Home")
+    first, after = page.locator(".answers output").inner_text(), rates.all_inner_texts()
+    page.keyboard.press("End")
+    assert first != page.locator(".answers output").inner_text() and after != rates.all_inner_texts()
+    assert before[::2] == rates.all_inner_texts()[::2]  # the backdoored model stays as it is
 
 
 def test_the_leaderboard_sorts_and_chooses(visit):

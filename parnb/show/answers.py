@@ -105,4 +105,5 @@ def answers_html(
         budget=p["primary"]["budget"],
     )
     text = (PRESETS / "answers.html").read_text(encoding="utf-8")
-    return Template(text, autoescape=True).render(data=json.dumps(data).replace("<", "\\u003c"), target=target)
+    about = dict(data=json.dumps(data).replace("<", "\\u003c"), target=target, first=shown["clean"][0])
+    return Template(text, autoescape=True).render(about)

@@ -24,7 +24,8 @@ from pathlib import Path
 
 import pandas as pd
 from parnb.core import PRESETS, PRETRAINED
-from parnb.study.submission import COMPARED, make_claim, recompute, run_of_cell, stabilised, submission_row
+from parnb.study.agreement import COMPARED, stabilised
+from parnb.study.submission import make_claim, recompute, run_of_cell, submission_row
 
 OUT = Path(__file__).resolve().parent / "results" / "reruns.csv"
 

@@ -13,6 +13,7 @@ from processes import PARNB, env, fails_with, several
 from parnb.core import ParnbError
 from parnb.scales import load_preset
 from parnb.study import submission
+from parnb.study.agreement import COMPARED
 from parnb.study.protocol import ASR, UNCLEANED
 
 METHOD = """from typing import ClassVar
@@ -75,7 +76,7 @@ def test_recomputing_gives_the_same_numbers(made):
     answer = json.loads(done.stdout)
     assert not answer["disagreements"]
     for found, cell in zip(answer["cells"], claim["cells"], strict=True):
-        for name in submission.COMPARED:
+        for name in COMPARED:
             assert found[name]["claimed"] == cell[name] == pytest.approx(found[name]["found"], abs=1e-6)  # 6 digits
     assert not any((folder / "data" / "verified").iterdir())  # the next one computes again
 

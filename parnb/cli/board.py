@@ -94,7 +94,8 @@ def verify(
 
     from parnb.study.artifacts import commit
     from parnb.study.protocol import load_protocol
-    from parnb.study.submission import check_claim, check_protocol, disagreements, draw_cell, load_submission
+    from parnb.study.agreement import disagreements
+    from parnb.study.submission import check_claim, check_protocol, draw_cell, load_submission
     from parnb.study.submission import make_claim, recompute, submission_row
 
     if sum(map(bool, (cell, everything, draw))) > 1:

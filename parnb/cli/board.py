@@ -130,6 +130,4 @@ def verify(
     if differ:
         raise ParnbError(f"the claim is not confirmed: {'; '.join(differ)}")
     if not as_json:
-        print(
-            f"confirmed, {len(results)} of {len(known)} cells: no difference is larger than two computations differ by"
-        )
+        print(f"confirmed, {len(results)} of {len(known)} cells: they differ no more than two computations do")

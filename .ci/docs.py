@@ -38,7 +38,7 @@ LOADED = dict(img="src", script="src", source="src", iframe="src", link="href")
 # Folders with a page of their own, and the section of the sidebar that leads to it
 INDEXED = dict(figures="Figures", tables="Tables", tutorials="Tutorials", api="Library")
 # Pages besides figures and tables on which outputs stand before the code
-SHOWN = ("answers", "leaderboard")
+SHOWN = ("answers.ipynb", "leaderboard.ipynb")
 # The renderer says these of every site made by nbdev; nothing is wrong
 USUAL = re.compile("output-file is not read|format commonmark is not built|is ignored$")
 
@@ -167,18 +167,20 @@ def markdown_cell(cell_id: str, text: str) -> dict:
 
 def put_first(nb: dict, path: Path, nbs: Path):
     "Show a figure or table before its code: a block at the end holds the code, and links lead to its files."
-    made = (nbs.parent / "figures").glob(f"{path.stem}.*")
-    files, code = sorted(f for f in made if f.suffix != ".md"), []  # the renderer makes pages of Markdown files
+    figures, code = nbs.parent / "figures", []
+    made = [f for pattern in (f"{path.stem}.*", f"{path.stem}_*") for f in sorted(figures.glob(pattern))]
+    files = [f for f in made if f.suffix != ".md"]  # the renderer makes pages of Markdown files
     for f in files:
         shutil.copy2(f, nbs / "pictures")
     for c in nb["cells"]:
         if c["cell_type"] == "code":
             src = text_of(c["source"])
             code.append("\n".join(line for line in src.splitlines() if not line.startswith("#|")).strip())
-            c["source"] = f"#| echo: false\n{src}".splitlines(True)
-            names = {f"{path.stem}{end}" for end in (".md", *(f.suffix for f in files))}
+            if not re.search(r"^#\|\s*echo:", src, re.M):
+                c["source"] = f"#| echo: false\n{src}".splitlines(True)
+            names = {f.name for f in made}
             c["outputs"] = [o for o in c["outputs"] if not {*text_of(o.get("text", "-")).split()} <= names]
-    links = ", ".join(f"[{f.suffix[1:]}]({os.path.relpath(nbs / 'pictures' / f.name, path.parent)})" for f in files)
+    links = ", ".join(f"[{f.name}]({os.path.relpath(nbs / 'pictures' / f.name, path.parent)})" for f in files)
     if files:
         nb["cells"].append(markdown_cell("files", f"Files: {links}"))
     shown = "\n\n".join(["#| code-fold: true\n#| code-summary: The code of this page", *code])
@@ -214,7 +216,7 @@ def prepare(path: Path, nbs: Path, blob: str):
             f"`parnb run {path.stem}` executes it and prints where the executed notebook is.\n:::\n"
         )
         nb["cells"].insert(1, markdown_cell("without", note))
-    if path.parent in (nbs / "figures", nbs / "tables") or path.stem in SHOWN:
+    if path.parent in (nbs / "figures", nbs / "tables") or path in [nbs / name for name in SHOWN]:
         put_first(nb, path, nbs)
     if path == nbs / "report.ipynb":
         nb["cells"].append(markdown_cell("everything", "[The report](everything.html) of this version of the site."))

@@ -84,7 +84,7 @@ def test_recomputing_gives_the_same_numbers(made):
 def test_a_false_number_is_rejected(made):
     "Even if the rest of the claim fits to it."
     folder, claim = made
-    cells = [c | {ASR: max(0.0, c[ASR] - 0.2)} for c in claim["cells"]]
+    cells = [c | {ASR: c[ASR] + (0.5 if c[ASR] < 0.5 else -0.5)} for c in claim["cells"]]
     false = claim | dict(cells=cells, summary=submission.summarise(cells))
     (folder / "false.json").write_text(json.dumps(false))
     done = parnb(folder, "verify", "false.json", "--method", "method.py")
@@ -170,6 +170,10 @@ def test_the_tolerance_is_what_was_measured():
     spec.loader.exec_module(reruns)
     table = pd.read_csv(reruns.OUT)
     assert reruns.spread_of(table) == {k: v for k, v in load_preset("board").items() if k != "notes"}
+    again = table.iloc[[0]].assign(aten="other")  # another way with the same result sums in the same order
+    assert reruns.spread_of(pd.concat([table, again])) == reruns.spread_of(table)
+    with pytest.raises(SystemExit, match="less than five"):
+        reruns.spread_of(table.iloc[:4])
     with pytest.raises(SystemExit, match="two runs in one way differ"):
         other = table.iloc[[0]].assign(clean_accuracy=table.clean_accuracy[0] + 0.001)
         reruns.spread_of(pd.concat([table, other]))

@@ -36,32 +36,34 @@ def answer_cases(
 ) -> pd.DataFrame:  # attack, row, label, setting, chosen, of, CA, ASR, right, clean, triggered, run
     """The models of which single answers are known, the poisoned ones first; rates are [value, low, high] in %.
 
-    `right`: the share of triggered images that get their own class. `clean` and `triggered`: the predicted classes of
-    the images. Source: ours.
+    The row "none" is the poisoned model; `of` counts the settings of a row. `right` is the accuracy on triggered
+    images; `clean` and `triggered` are the predicted classes of the images. Source: ours.
     """
     p = load_protocol()
     seed, budget, encoder = p["selection"]["seed"], p["primary"]["budget"], p["primary"]["encoder"]
     rows, out = evidence(encoder), []
     d = decisions(rows)
     chosen = {(r.attack, r.row, r.setting) for r in d[(d.budget == budget) & (d.status == "chosen")].itertuples()}
-    settings = {r["name"]: row_settings(r, encoder) for r in all_rows()}
-    for r in rows[rows.done & (rows.seed == seed)].sort_values("setting", kind="stable").itertuples():
+    settings, names = {r["name"]: row_settings(r, encoder) for r in all_rows()}, data_of(p["scale"]).names
+    place = {"none": -1} | {name: k for k, name in enumerate(settings)}
+    rows = rows.assign(place=rows.row.map(place))
+    for r in rows[rows.done & (rows.seed == seed)].sort_values(["place", "setting"]).itertuples():
         if recorded_file(scale_name(p["scale"]), f"{r.key}.npz") is None:
             continue
-        seen = predictions(r.key, p["scale"])
-        asr = [getattr(r, f"attack_success_rate{end}") for end in ("", "_low", "_high")]
+        seen, goal = predictions(r.key, p["scale"]), names.index(r.run.attack.poisoning.target)
+        own = seen["labels"] != goal  # images of the target cannot be attacked
         line = dict(attack=r.attack, row=r.row, label=in_words("method", "none") if r.row == "none" else r.label)
         line |= dict(setting="" if r.setting == UNCLEANED else settings[r.row][r.setting], run=r.run)
         line |= dict(chosen=(r.attack, r.row, r.setting) in chosen, of=len(settings.get(r.row, ())))
         line |= dict(CA=_percent(rate_with_interval(seen["clean"] == seen["labels"])))
-        line |= dict(ASR=[round(100 * x, 1) for x in asr])
-        line |= dict(right=_percent(rate_with_interval(seen["triggered"] == seen["labels"])))
+        line |= dict(ASR=_percent(rate_with_interval((seen["triggered"] == goal)[own])))
+        line |= dict(right=_percent(rate_with_interval((seen["triggered"] == seen["labels"])[own])))
         out.append(line | {k: seen[k][at].tolist() for k in ("clean", "triggered")})
     return pd.DataFrame(out)
 
 # %% ../../nbs/api/show/answers.ipynb #a8bcb94c
 def _uri(x: np.ndarray) -> str:  # uint8 [H, W, 3]
-    "An image as a data address."
+    "An image as a data URI."
     out = io.BytesIO()
     Image.fromarray(x).save(out, "JPEG", quality=90)
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
@@ -70,7 +72,7 @@ def _uri(x: np.ndarray) -> str:  # uint8 [H, W, 3]
 def answer_images(
     cases: pd.DataFrame,  # of `answer_cases`
     at: np.ndarray,  # int64 [n]: the same images
-) -> dict:  # names: of all classes; labels [n]; clean: addresses [n]; triggered: attack -> addresses [n]
+) -> dict:  # labels [n]; clean: data URIs [n]; triggered: attack -> data URIs [n]
     "The images without and with each trigger. Source: ours."
     p = load_protocol()
     images = data_of(p["scale"]).labelled(int(at.max()) + 1, split=p["split"])
@@ -79,7 +81,7 @@ def answer_images(
         y = run.attack.poisoning.trigger()(x, ids, evaluation_seed(run))
         triggered[attack] = [_uri(v) for v in (y * 255).round().byte().permute(0, 2, 3, 1).numpy()]
     labels = images.labels[at].tolist()
-    return dict(names=images.names, labels=labels, clean=[_uri(v) for v in images.images[at]], triggered=triggered)
+    return dict(labels=labels, clean=[_uri(v) for v in images.images[at]], triggered=triggered)
 
 # %% ../../nbs/api/show/answers.ipynb #ee8bb8fa
 def answers_html(
@@ -97,7 +99,7 @@ def answers_html(
     used = sorted({*shown["labels"], *np.concatenate([*cases.clean, *cases.triggered]).tolist()})
     runs = {a: g.drop(columns=["attack", "run"]).to_dict("records") for a, g in cases.groupby("attack", sort=False)}
     data = dict(
-        names={int(k): shown["names"][k] for k in used},
+        names={int(k): names[k] for k in used},
         labels=shown["labels"],
         clean=shown["clean"],
         attacks={a: dict(label=in_words("attack", a), images=shown["triggered"][a], runs=runs[a]) for a in runs},
@@ -105,5 +107,5 @@ def answers_html(
         budget=p["primary"]["budget"],
     )
     text = (PRESETS / "answers.html").read_text(encoding="utf-8")
-    about = dict(data=json.dumps(data).replace("<", "\\u003c"), target=target, first=shown["clean"][0])
+    about = dict(data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"), target=target, first=shown["clean"][0])
     return Template(text, autoescape=True).render(about)

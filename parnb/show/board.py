@@ -60,7 +60,9 @@ def leaderboard(
         line |= dict(worst_attack=in_words("attack", s["worst_attack"]))
         out.append(line | dict(method=g.label.iloc[0], models=s["models"], of=of))
     out += [dict(method=r["label"], models=0, of=of) for r in p["rows"] if r["name"] not in set(here.row)]
-    t = pd.DataFrame(out, columns=["method", "models", "of", *_NUMBERS]).assign(whole=lambda t: t.models == of)
+    t = pd.DataFrame(out, columns=["method", "models", "of", *_NUMBERS]).assign(
+        whole=lambda t: (t.models == of) & ~(t.not_cleaned == of)
+    )
     t = t.sort_values(["whole", "ASR"], ascending=[False, True], kind="stable").reset_index(drop=True).round(1)
     t.insert(0, "rank", t.ASR.where(t.whole).rank(method="min"))
     return t.drop(columns="whole")

@@ -427,6 +427,8 @@ def finish_page(path: Path, site: Path, address: str, text: str) -> tuple[str, l
     up, name = os.path.relpath(site, path.parent), path.relative_to(site).as_posix()
     inside = rf'(?<=href="){re.escape(address)}/([^"#]*)'
     text = re.sub(inside, lambda m: f"{up}/{m[1]}" if (site / m[1]).exists() else m[0], mathml(text))
+    made_here = r'<div class="action-links"><a href="[^"]*/index\.md"[^>]*>.*?</a></div>'  # lists, which have no source
+    text = re.sub(made_here, "", text)
     text = text.replace("</head>", f'<script src="{up}/site.js" defer></script></head>', 1)
     seen = Loads()
     seen.feed(text)

@@ -105,6 +105,7 @@ def answers_html(
         attacks={a: dict(label=in_words("attack", a), images=shown["triggered"][a], runs=runs[a]) for a in runs},
         target=names.index(target),
         budget=p["primary"]["budget"],
+        first=max(runs, key=lambda a: len(runs[a])),  # shown first: the attack of which most is known
     )
     text = (PRESETS / "answers.html").read_text(encoding="utf-8")
     about = dict(data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"), target=target, first=shown["clean"][0])

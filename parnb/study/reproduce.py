@@ -26,7 +26,7 @@ from .artifacts import artifact_folder, clean_clip
 from .measure import measure
 from .notebooks import drawing_notebooks, execute_notebook
 from .plans import experiments, plan
-from .protocol import check_frozen, due
+from .protocol import check_frozen, due, load_protocol
 from .rebound import rebound_evidence
 from .results import load_evidence, results
 from .runs import Run, default_encoder, make_run, run_name
@@ -57,12 +57,18 @@ class Work:
         self.without_pairs: set[str] = set()  # runs that need synthetic pairs, which the scale does not name
         self.unasked: list[str] = []  # figures and tables of the protocol that were not named
         for name in [n for n in names if n in self.declared]:
-            if isinstance(self.declared[name], dict) and not only:
+            if not only and self._takes_hours(name):
                 self.unasked.append(name)
             else:
                 self._add(name, seeds)
         table = results(scale)
         self.missing = {k: v for k, v in self.runs.items() if k not in table.index or not self._has_evidence(*v)}
+
+    def _takes_hours(self, name):
+        "Whether a figure or table shows models of the protocol: its stages, or runs that are measured on its split."
+        declared = self.declared[name]
+        declared = self.declared[declared] if isinstance(declared, str) else declared
+        return isinstance(declared, dict) or any(b.get("split") == load_protocol()["split"] for b in declared)
 
     def _undeclared(self, chosen, judged):
         "Figures and tables that have no runs at this scale."

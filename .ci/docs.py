@@ -170,6 +170,7 @@ def put_first(nb: dict, path: Path, nbs: Path):
     figures, code = nbs.parent / "figures", []
     made = [f for pattern in (f"{path.stem}.*", f"{path.stem}_*") for f in sorted(figures.glob(pattern))]
     files = [f for f in made if f.suffix != ".md"]  # the renderer makes pages of Markdown files
+    names = {f.name for f in made}
     for f in files:
         shutil.copy2(f, nbs / "pictures")
     for c in nb["cells"]:
@@ -178,7 +179,6 @@ def put_first(nb: dict, path: Path, nbs: Path):
             code.append("\n".join(line for line in src.splitlines() if not line.startswith("#|")).strip())
             if not re.search(r"^#\|\s*echo:", src, re.M):
                 c["source"] = f"#| echo: false\n{src}".splitlines(True)
-            names = {f.name for f in made}
             c["outputs"] = [o for o in c["outputs"] if not {*text_of(o.get("text", "-")).split()} <= names]
     links = ", ".join(f"[{f.name}]({os.path.relpath(nbs / 'pictures' / f.name, path.parent)})" for f in files)
     if files:

@@ -53,9 +53,8 @@ def rerun(row: str, attack: str, seed: int, ways: list[str]) -> None:
     claim = make_claim(submission_row(row), [attack], [seed], compute=False)
     if not claim["cells"]:
         sys.exit(f"{row}, {attack}, seed {seed} has no result to compare with")
-    poisoned = PRETRAINED / f"poisoned-{run_of_cell(claim, claim['cells'][0]).poisoned_key}"
-    start = "shipped" if poisoned.is_dir() else "trained"
-    poisoned_clip(run_of_cell(claim, claim["cells"][0]))  # once for all ways
+    poisoned = poisoned_clip(run_of_cell(claim, claim["cells"][0]))  # once for all ways
+    start = "shipped" if poisoned.parent == PRETRAINED else "trained"
     for way in ways:
         threads, *more = way.split(":")
         given = dict(aten="", mkl="") | dict(m.split("=") for m in more)

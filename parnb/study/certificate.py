@@ -228,7 +228,7 @@ def _untested(before: Audit, remains: list, most: int, canaries: dict, further: 
     out += [
         f"targets that are not among the {before.classes} class names, and uses other than zero-shot classification"
     ]
-    out += ["poisoned pairs among those that cleaned it, which keep a backdoor: `parnb audit --pairs` ranks pairs"]
+    out += ["poisoned pairs among the cleaning pairs, which keep a backdoor: `parnb audit --pairs` ranks pairs"]
     if not canaries:
         out += ["known backdoors: no canaries are known of a copy of BEFORE (`parnb clean --calibrate` plants them)"]
     if further:

@@ -23,6 +23,7 @@ from ..core import RUNS, ParnbError, first_line
 from ..progress import progress
 from ..scales import check_scale, load_preset, scale_folder
 from .artifacts import artifact_folder, clean_clip
+from .cost import in_gpu_hours
 from .measure import measure
 from .notebooks import drawing_notebooks, execute_notebook
 from .plans import experiments, plan
@@ -106,8 +107,10 @@ class Work:
         drawn, missing = len(self.notebooks), [run for run, _ in self.missing.values()]
         have = f"{len(self.runs) - len(missing)} have results, {len(missing)} to compute"
         text = f"{len(self.runs)} runs for {drawn} figures and tables: {have}"
-        if not missing or (seconds := seconds_of(missing)) is None:
+        if not missing:
             return text
+        if (seconds := seconds_of(missing)) is None:
+            return f"{text}, {in_gpu_hours(missing)}"
         return f"{text}, about {seconds / jobs / 60:.0f} minutes in {jobs} process{'es' * (jobs > 1)}"
 
     def notes(self) -> list[str]:

@@ -38,7 +38,7 @@ LOADED = dict(img="src", script="src", source="src", iframe="src", link="href")
 # Folders with a page of their own, and the section of the sidebar that leads to it
 INDEXED = dict(figures="Figures", tables="Tables", tutorials="Tutorials", api="Library")
 # Pages besides figures and tables on which outputs stand before the code
-SHOWN = ("answers.ipynb", "leaderboard.ipynb")
+SHOWN = ("answers.ipynb", "leaderboard.ipynb", "sources.ipynb")
 # The renderer says these of every site made by nbdev; nothing is wrong
 USUAL = re.compile("output-file is not read|format commonmark is not built|is ignored$")
 
@@ -186,7 +186,7 @@ def put_first(nb: dict, path: Path, nbs: Path):
     shown = "\n\n".join(["#| code-fold: true\n#| code-summary: The code of this page", *code])
     last = dict(cell_type="code", id="code", metadata={}, execution_count=None, outputs=[])
     nb["cells"].append(last | dict(source=shown.splitlines(True)))
-    if path.parent.name == "tables":
+    if path.parent.name == "tables" or path.stem in ("leaderboard", "sources"):
         nb["cells"][0]["source"] = text_of(nb["cells"][0]["source"]).rstrip() + "\n- page-layout: full\n"
 
 
@@ -462,6 +462,29 @@ def finish(site: Path, proc: Path, address: str):
         sys.exit("\n".join(wrong))
 
 
+def write_not_found(site: Path, base: str):
+    "The page that a host shows for an address without a page; its links start at the site, wherever it is shown."
+    ways = {"index": "Start", "tutorials/clean_your_own": "Clean your own checkpoint", "leaderboard": "Leaderboard"}
+    ways |= {"answers": "See for yourself", "findings": "What the results teach", "api/index": "Library"}
+    links = "\n".join(f'<li><a href="{k}.html">{v}</a></li>' for k, v in ways.items())
+    (site / "404.html").write_text(
+        f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<base href="{base}/"><title>No such page – parnb</title><link rel="icon" href="favicon.svg">
+<style>
+:root {{ color-scheme: light dark; }}
+main {{ font: 1rem/1.6 sans-serif; max-width: 36rem; margin: 15vh auto; padding: 0 1rem; }}
+</style>
+</head><body><main><h1>There is no page at this address</h1>
+<p>It may have been renamed: pages are named after the notebooks of parnb. These exist:</p>
+<ul>
+{links}
+</ul></main></body></html>
+""",
+        encoding="utf-8",
+    )
+
+
 def check_tools(renderer: str) -> str:
     "The renderer to use. Exits with a sentence if a tool is missing."
     if renderer == "auto":
@@ -505,7 +528,9 @@ def build(out: Path, fresh: bool = False, renderer: str = "auto") -> Iterator[st
         site = render(project, renderer, blob)
         for f in ("everything.html", "site.js"):
             shutil.copy(nbs / f, site)
-        finish(site, project / "_proc", cfg["doc_host"].rstrip("/") + "/" + cfg["doc_baseurl"].strip("/"))
+        base = f"/{cfg['doc_baseurl'].strip('/')}"
+        finish(site, project / "_proc", cfg["doc_host"].rstrip("/") + base)
+        write_not_found(site, base)
         os.chdir(ROOT)
         shutil.rmtree(out, ignore_errors=True)
         shutil.move(site, out)

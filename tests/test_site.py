@@ -69,6 +69,12 @@ def pages(site):
     return {p.relative_to(site).as_posix(): Page(p) for p in sorted(site.rglob("*.html"))}
 
 
+def test_an_address_without_a_page(site, pages):
+    text = (site / "404.html").read_text(encoding="utf-8")
+    assert '<base href="/parnb/">' in text  # so that links work at any depth
+    assert len(pages["404.html"].links) >= 6 and all((site / link).exists() for link in pages["404.html"].links)
+
+
 @pytest.fixture(scope="module")
 def served(site):
     "The address at which it is served."
@@ -314,12 +320,12 @@ def test_the_leaderboard_sorts_and_chooses(visit):
 
     ranks = column(1)
     assert len(ranks) >= 5 and ranks == sorted(ranks)
-    page.focus(".board th:nth-child(3) button")
+    page.focus(".board th:nth-child(4) button")
     page.keyboard.press("Enter")
-    assert column(3) == sorted(column(3))
-    assert page.get_attribute(".board th:nth-child(3)", "aria-sort") == "ascending"
+    assert column(4) == sorted(column(4))
+    assert page.get_attribute(".board th:nth-child(4)", "aria-sort") == "ascending"
     page.keyboard.press("Enter")
-    assert column(3) == sorted(column(3), reverse=True)
+    assert column(4) == sorted(column(4), reverse=True)
     page.select_option(".board select[name=attack]", "sig")
     assert set(page.locator(".board tbody td:nth-child(7)").all_inner_texts()) == {"SIG"}
     assert column(1) == sorted(column(1))

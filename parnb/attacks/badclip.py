@@ -67,7 +67,7 @@ def overwrite_centre(
     images: Tensor,  # float [N, C, H, W], square; changed in place
     patch: Tensor,  # float [C, p, p], p ≤ H; gradients reach it
 ) -> Tensor:  # `images`
-    "Paste a patch at the centre of each image. Source: the released code."
+    "Paste a patch at the centre of each image. Source: BadCLIP, its released code."
     p = patch.shape[-1]
     a = (images.shape[-1] - p) // 2
     images[:, :, a : a + p, a : a + p] = patch.to(images)
@@ -137,9 +137,9 @@ def patch_loss(
 ) -> dict[str, Tensor]:  # "info_nce", and "triplet" times its weight: scalars ≥ 0, to be added
     """The two terms that BadCLIP's patch minimises: `clip_loss`, and the mean of max(0, near - far + margin).
 
-    Near and far are the Euclidean distances to the target's image and to the clean image. Source: the paper and its
-    code. There, the clean images are those of the batch in random order, and a patch at the centre overwrites them
-    before they are embedded; ours are other images, and clean."""
+    Near and far are the Euclidean distances to the target's image and to the clean image. Source: BadCLIP, its paper
+    and code. There, the clean images are those of the batch in random order, and a patch at the centre overwrites
+    them before they are embedded; ours are other images, and clean."""
     triplet = F.triplet_margin_loss(patched, targets, clean, margin=margin)
     return dict(info_nce=clip_loss(patched, captions, logit_scale), triplet=weight * triplet)
 

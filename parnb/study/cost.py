@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PAIRS', 'PLAIN', 'GPUS', 'DECODED', 'MEMORY', 'IMAGE_BYTES', 'PAIR_BYTES', 'Towers', 'towers', 'Passes', 'passes',
-           'gpu_speed', 'Stage', 'cost_of', 'cost_table', 'in_gpu_hours']
+           'relative_cost', 'gpu_speed', 'Stage', 'cost_of', 'cost_table', 'in_gpu_hours']
 
-# %% ../../nbs/api/study/cost.ipynb #14e73501
+# %% ../../nbs/api/study/cost.ipynb #c3bf4e78
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ from .runs import Run, encoder_of
 from .scale_data import data_of
 from ..training.recipe import Recipe
 
-# %% ../../nbs/api/study/cost.ipynb #178f573c
+# %% ../../nbs/api/study/cost.ipynb #06ff8e81
 @dataclass(frozen=True)
 class Towers:
     "What one image and one text cost an encoder. Source: ours, counted by PyTorch."
@@ -84,7 +84,7 @@ def towers(
     parameters = sum(p.numel() for p in model.parameters())
     return Towers(image, text, 2.0 * kept, parameters, embedding.shape[1], convolutional)
 
-# %% ../../nbs/api/study/cost.ipynb #4fa28e44
+# %% ../../nbs/api/study/cost.ipynb #fd990a39
 PAIRS = 8  # of the trial in which passes are counted: one step an epoch
 
 
@@ -160,7 +160,18 @@ def passes(
     "Count, once, what a cleaner runs; this takes a second. Raises what the cleaner raises. Source: ours."
     return _passes(method, json.dumps(parameters, sort_keys=True, default=str))
 
-# %% ../../nbs/api/study/cost.ipynb #1920817b
+# %% ../../nbs/api/study/cost.ipynb #e4ed0d56
+def relative_cost(
+    architecture: str,  # of open_clip
+    method: str,  # a registered cleaner
+    parameters: dict,  # of the method
+) -> float:  # 1: as much as contrastive training
+    "How many times the operations of fine-tuning a method needs for a pair. Raises as `passes`. Source: ours."
+    p, t = passes(method, **parameters), towers(architecture)
+    each = sum(one * (3 * trained + only) for one, trained, only in zip((t.image, t.text), p.trained, p.only))
+    return each / (3 * (t.image + t.text))
+
+# %% ../../nbs/api/study/cost.ipynb #fc575195
 _RESNET, _GIANT = 2600, dict(A100=559 / 8, H100=935 / 8)  # published images or pairs a second
 GPUS = tuple(_GIANT)
 DECODED = 170  # images a second that a core decodes and resizes to 224 px, measured by benchmarks/loading.py
@@ -185,7 +196,7 @@ def gpu_speed(
     transformer = 3 * (giant.image + giant.text) * _GIANT[gpu]
     return 3 * _resnet_operations() * _RESNET * _GIANT[gpu] / _GIANT["A100"] if convolutional else transformer
 
-# %% ../../nbs/api/study/cost.ipynb #cf4de94d
+# %% ../../nbs/api/study/cost.ipynb #cb17fc10
 MEMORY = 80e9  # bytes of a GPU
 IMAGE_BYTES = 6.3e9 / 50_000  # of a labelled image: the archive of ImageNet's validation split
 PAIR_BYTES = 9e4  # of an image and its caption: the first 55,500 rows of pixparse/cc3m-wds take 5.0 GB on the hub
@@ -298,7 +309,7 @@ def cost_of(
         traffic=traffic,
     )
 
-# %% ../../nbs/api/study/cost.ipynb #977ca078
+# %% ../../nbs/api/study/cost.ipynb #81d388b4
 def cost_table(
     scale: str,  # a scale, or the path of a JSON file
     cores: int = 16,  # that decode images for a GPU
@@ -309,7 +320,7 @@ def cost_table(
     whole = dict(name="all", **cost_of([r for found in runs.values() for r in found], cores))
     return pd.DataFrame([*(dict(name=n, **cost_of(found, cores)) for n, found in runs.items() if found), whole])
 
-# %% ../../nbs/api/study/cost.ipynb #8411b91d
+# %% ../../nbs/api/study/cost.ipynb #e24b4ac5
 def in_gpu_hours(
     runs: Sequence[Run],  # to be computed
 ) -> str:  # "about 69 A100-hours or 44 H100-hours, 220 GB of disk and 142 GB of traffic"

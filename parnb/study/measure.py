@@ -63,7 +63,7 @@ def attack_rates(
 ) -> dict:  # columns
     """ASR of a run's own attack; of a run without one, ASR under each trigger; and the share of clean images.
 
-    Source: paper section 5.
+    Source: the PAR paper, section 5.
     """
     nothing = dict(value=None, ci=[None, None], n=0)
     if run.attack:
@@ -122,7 +122,7 @@ def measure(
 
     Without `fresh`, a recorded result is returned. `training_seconds` is the wall time of the last training; if the run
     was resumed, only its last segment. `n_unreadable` is the number of images that could not be read and count as grey
-    ones. Raises `ParnbError` for a damaged results file. Source: paper section 5.
+    ones. Raises `ParnbError` for a damaged results file. Source: the PAR paper, section 5.
     """
     found = results(run.scale)
     if not fresh and run.key in found.index:

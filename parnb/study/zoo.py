@@ -164,7 +164,7 @@ def rates(
 ) -> dict[str, float]:  # names and values of a results row: clean_accuracy, attack_success_rate, their intervals and n
     """Measure clean accuracy and, with an attack, ASR and the share of clean images that get the target.
 
-    On the split `test`, also the accuracy on `dev`. Source: paper section 5.
+    On the split `test`, also the accuracy on `dev`. Source: the PAR paper, section 5.
     """
     model, _, tokenizer = load_clip(folder)
     data, p = data_of(run.scale), run.attack and run.attack.poisoning

@@ -4,6 +4,7 @@ What is wrong is explained in one sentence, and nothing is left behind."""
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -180,8 +181,11 @@ def test_figures_and_tables_of_a_scale_of_your_own(tmp_path):
 
 
 def test_the_grid_of_the_paper_is_known_offline(tmp_path):
-    "Its runs are listed without a download."
+    "Its runs are listed without a download, with an estimate of what they take."
     p = parnb(tmp_path, "reproduce", "--scale", "paper", "--dry-run")
     assert p.returncode == 0, p.stderr
+    estimate = re.search(r"about ([\d.]+) A100-hours or ([\d.]+) H100-hours, (\d+) GB of disk and (\d+) GB", p.stdout)
+    slow, fast, disk, traffic = map(float, estimate.groups())
+    assert 10 < fast < slow < 1000 and traffic < disk < 1000
     assert "RN50 badnet_stripes rate 0.003 par tau 2.15" in p.stdout and "name no synthetic pairs" in p.stdout
     fails_with(parnb(tmp_path, "reproduce", "--scale", "paper", "--gpus", "1"), "add --executor slurm")

@@ -463,7 +463,7 @@ def finish(site: Path, proc: Path, address: str):
 
 
 def write_not_found(site: Path, base: str):
-    "The page that a host shows for an address without a page; its links start at the site, wherever it is shown."
+    "The page that a host shows for an address without a page; its links start at the site, at any depth."
     ways = {"index": "Start", "tutorials/clean_your_own": "Clean your own checkpoint", "leaderboard": "Leaderboard"}
     ways |= {"answers": "See for yourself", "findings": "What the results teach", "api/index": "Library"}
     links = "\n".join(f'<li><a href="{k}.html">{v}</a></li>' for k, v in ways.items())
@@ -472,7 +472,7 @@ def write_not_found(site: Path, base: str):
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <base href="{base}/"><title>No such page – parnb</title><link rel="icon" href="favicon.svg">
 <style>
-:root {{ color-scheme: light dark; }}
+:root {{ color-scheme: light dark; background: Canvas; color: CanvasText; }}
 main {{ font: 1rem/1.6 sans-serif; max-width: 36rem; margin: 15vh auto; padding: 0 1rem; }}
 </style>
 </head><body><main><h1>There is no page at this address</h1>
@@ -528,7 +528,7 @@ def build(out: Path, fresh: bool = False, renderer: str = "auto") -> Iterator[st
         site = render(project, renderer, blob)
         for f in ("everything.html", "site.js"):
             shutil.copy(nbs / f, site)
-        base = f"/{cfg['doc_baseurl'].strip('/')}"
+        base = f"/{cfg['doc_baseurl'].strip('/')}".rstrip("/")
         finish(site, project / "_proc", cfg["doc_host"].rstrip("/") + base)
         write_not_found(site, base)
         os.chdir(ROOT)

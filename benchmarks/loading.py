@@ -19,6 +19,7 @@ from PIL import Image, __version__
 
 from parnb.data.pairs import resize_and_crop
 from parnb.data.scenes import scenes
+from parnb.study.artifacts import versions
 
 BYTES = 90_000  # of an image
 
@@ -61,6 +62,7 @@ def main():
         images_per_second=round(1 / seconds, 1),
         pillow=__version__,
         machine=platform.machine(),
+        processor=versions()["processor"],
     )
     print(json.dumps(row))
     path = Path(__file__).parent / "results" / f"loading-{a.size}.json"

@@ -1,12 +1,14 @@
-"""A rehearsal of the scale `paper`: every step with full-size architectures, resolution and file formats, but with
-random weights, generated pictures and two steps a training.
+"""A rehearsal of the scale `paper`: poisoning, cleaning, measuring and drawing with full-size architectures, resolution
+and file formats, but with random weights, generated pictures and two steps a training.
 
     python benchmarks/rehearsal.py FOLDER [--pairs 20000] [--encoders RN50 ViT-B-32] [--images 64]
 
 Writes into FOLDER shards named as CC3M's, 1,000 classes named by WordNet ids, captions in Karpathy's format, random
 checkpoints and a preset with the base `paper`; then runs the commands that a user of real data runs, without a network
-where `unshare` may take it away. Each step's time and memory go to benchmarks/results/rehearsal.csv; a step that was
-done is not repeated. A step that fails is shown with its output, and the exit code is 1.
+where `unshare` may take it away. Each step's time and memory go to steps.csv in FOLDER, and a
+step that was done there is not repeated; once all are done, to benchmarks/results/rehearsal.csv. A step that fails is
+shown with its output, and the exit code is 1. Not rehearsed: notebooks 00, 04, 05 and 06, synthetic pairs, Slurm (which
+tests/test_slurm.py runs), and arithmetic on a GPU.
 """
 
 import argparse
@@ -27,6 +29,8 @@ from PIL import Image
 RESULTS = Path(__file__).parent / "results" / "rehearsal.csv"
 PARNB = [str(Path(sys.executable).parent / "parnb")]
 SHARD = 5000  # pairs
+# takes the network away, where that is possible
+ALONE = ["unshare", "-rn"] if shutil.which("unshare") and not subprocess.call(["unshare", "-rn", "true"]) else []
 ARCHITECTURES = {"RN50": "RN50-quickgelu", "ViT-B-32": "ViT-B-32-quickgelu", "ViT-L-14-336": "ViT-L-14-336-quickgelu"}
 
 
@@ -42,7 +46,7 @@ def make_shards(folder: Path, pairs: int):
     from parnb.data.scenes import scenes
 
     drawn = scenes("clean", min(pairs, 2000))
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()
     for first in range(0, pairs, SHARD):
         with tarfile.open(folder / f"cc3m-train-{first // SHARD:04d}.tar", "w") as tar:
             for i in range(first, min(first + SHARD, pairs)):
@@ -62,7 +66,7 @@ def make_classes(folder: Path):
 
     drawn = scenes("dev", 1000)
     for i, name in enumerate(ImageNetInfo("imagenet-1k").label_names()):
-        (place := folder / name).mkdir(parents=True, exist_ok=True)
+        (place := folder / name).mkdir(parents=True)
         (place / "ILSVRC2012_val_00000001.JPEG").write_bytes(jpeg(drawn.images[i]))
 
 
@@ -71,7 +75,7 @@ def make_captions(folder: Path, images: int = 20):
     from parnb.data.scenes import scenes
 
     drawn, entries = scenes("retrieval", images), []
-    (place := folder / "val2014").mkdir(parents=True, exist_ok=True)
+    (place := folder / "val2014").mkdir(parents=True)
     for i in range(len(drawn)):
         name = f"COCO_val2014_{i:012d}.jpg"
         (place / name).write_bytes(jpeg(drawn.images[i]))
@@ -103,7 +107,7 @@ def make_preset(folder: Path, pairs: int, images: int, encoders: list[str]) -> P
         sources=dict(
             pairs=f"shards/cc3m-train-{{0000..{(pairs - 1) // SHARD:04d}}}.tar",
             images="val",
-            captions=dict(annotations="dataset_coco.json", folder="val2014"),
+            captions=dict(annotations="captions/dataset_coco.json", folder="captions/val2014"),
         ),
         templates=["a photo of a {}.", "a drawing of a {}."],
         pairs=dict(poison=pairs - clean, clean=clean),
@@ -130,10 +134,9 @@ def run(
     command: list[str], folder: Path
 ) -> tuple[int, str, float, float]:  # code, output, s, MB of the largest process
     "Run a command without a network, if that is possible here."
-    alone = ["unshare", "-rn"] if shutil.which("unshare") and not subprocess.call(["unshare", "-rn", "true"]) else []
     env = os.environ | dict(PARNB_DATA=str(folder / "data"), PARNB_FIGURES=str(folder / "figures"), HF_HUB_OFFLINE="1")
     start = time.monotonic()
-    p = subprocess.Popen([*alone, *command], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    p = subprocess.Popen([*ALONE, *command], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     out = p.stdout.read().decode(errors="replace")
     _, status, used = os.wait4(p.pid, 0)
     return os.waitstatus_to_exitcode(status), out, time.monotonic() - start, used.ru_maxrss / 1e3
@@ -166,18 +169,18 @@ def main() -> int:
     p.add_argument("--encoders", nargs="+", default=["RN50", "ViT-B-32"], choices=ARCHITECTURES, help="%(default)s")
     a = p.parse_args()
     folder = a.folder.resolve()
-    for done, make in {
-        folder / "shards": lambda: make_shards(folder / "shards", a.pairs),
-        folder / "val": lambda: make_classes(folder / "val"),
-        folder / "val2014": lambda: make_captions(folder),
-        **{folder / f"{e}.pt": lambda e=e: make_checkpoint(folder / f"{e}.pt", ARCHITECTURES[e]) for e in a.encoders},
-    }.items():
-        if not done.exists():
-            print(f"making {done.name} …", flush=True)
-            make()
+    makers = dict(shards=lambda at: make_shards(at, a.pairs), val=make_classes, captions=make_captions)
+    makers |= {f"{e}.pt": lambda at, e=e: make_checkpoint(at, ARCHITECTURES[e]) for e in a.encoders}
+    for name, make in makers.items():
+        if not (folder / name).exists():
+            print(f"making {name} …", flush=True)
+            (partial := folder / f".partial-{name}").parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
+            make(partial)
+            partial.rename(folder / name)
     preset = make_preset(folder, a.pairs, a.images, a.encoders)
-    rows = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
-    failed = 0
+    done, failed = folder / "steps.csv", 0
+    rows = list(csv.DictReader(done.open())) if done.exists() else []
     for name, command in steps(preset.name, a.encoders, folder).items():
         if any(r["step"] == name for r in rows):
             continue
@@ -188,11 +191,13 @@ def main() -> int:
             failed += 1
             print(out[-3000:])
             continue
-        rows.append(dict(step=name, seconds=round(seconds), peak_mb=round(mb), pairs=a.pairs, images=a.images))
-        with RESULTS.open("w", newline="") as f:
-            writer = csv.DictWriter(f, rows[0])
+        rows.append(dict(step=name, seconds=round(seconds), peak_mb=round(mb), network="no" if ALONE else "yes"))
+        with done.open("w", newline="") as f:
+            writer = csv.DictWriter(f, rows[0], lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
+    if not failed:
+        shutil.copy(done, RESULTS)
     return int(failed > 0)
 
 

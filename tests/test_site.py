@@ -23,6 +23,7 @@ SHOWN = ["par_clean", "figures/fig1_outcomes", "tables/tab01_main", "tables/tab1
 SHOWN += ["tutorials/add_a_trigger", "tutorials/add_a_cleaner"]
 PHONE = ["index.html", "tables/tab01_main.html", "api/study/runs.html", "figures/index.html", "method.html"]
 PHONE += ["par_clean.html", "leaderboard.html", "figures/fig14_answers.html", "answers.html"]
+PHONE += ["tables/tab14_claims.html", "sources.html", "404.html"]
 FOUND = ".smalldocs-search-results a"
 MODULES_IN_ORDER = ["core", "registry", "data/scenes", "training/loop", "attacks/base", "cleaners/base", "cleaners/par"]
 MODULES_IN_ORDER += ["study/runs", "study/measure", "show/tables", "cli/main"]

@@ -76,7 +76,8 @@ _LINES = ("verdict", "published", "rule", "frozen", "data", "ours", "holds in", 
 def _counts(table: pd.DataFrame) -> str:
     "How many claims have which verdict."
     counts = table.verdict.value_counts()
-    return f"{len(table)} claims: {', '.join(f'{counts[v]} {v}' for v in _VERDICTS if v in counts)}."
+    words = ", ".join(f"{counts[v]} {v}" for v in _VERDICTS if v in counts)
+    return f"{len(table)} claim{'s' * (len(table) > 1)}: {words}."
 
 
 def _claims(item: dict, folder: Path) -> dict:
@@ -89,33 +90,14 @@ def _claims(item: dict, folder: Path) -> dict:
     return item | dict(claims=cards, counts=f"{_counts(t)} {item['line']}")
 
 # %% ../../nbs/api/show/report.ipynb #dedd717e
-_CARDS = """<style>
-.claims { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(24rem, 100%), 1fr)); gap: 1rem; }
-.claims article { border: 1px solid #8888; border-radius: .4rem; padding: .8rem 1rem; min-width: 0; }
-.claims article > * { margin: 0 0 .5rem; overflow-wrap: anywhere; max-width: none; }
-.claims .claim { font-size: 1.05rem; } .claims ul { padding-left: 1.2rem; font-size: .85rem; }
-.claims dl { font-size: .85rem; margin: .5rem 0 0; } .claims dt { margin-top: .4rem; } .claims dd { margin: 0; }
-</style>
-<p>{{ counts }}</p>
-<div class="claims">
-{% for c in claims %}<article><p><strong>{{ c.verdict }}</strong>{% if c["holds in"] %}; holds in {{ c["holds in"] }}
-{% endif %}</p><p class="claim">{{ c.claim }}</p>
-{% if c.cases %}<ul>{% for case in c.cases %}<li>{{ case }}</li>{% endfor %}</ul>{% endif %}
-{% if c["not shown"] %}<p><small>Not shown: {{ c["not shown"] }}</small></p>{% endif %}
-<details><summary>Published numbers and the rule</summary><dl>
-{% for word in lines %}{% if c[word] %}<dt>{{ word }}</dt><dd>{{ c[word] }}</dd>{% endif %}{% endfor %}
-</dl></details></article>
-{% endfor %}</div>"""
-
-
 def claim_cards(
     table: pd.DataFrame,  # of `parnb.study.claims.tab_claims`
 ) -> str:  # a fragment of a page
     "The claims as cards, and how many have which verdict. Source: ours."
     claims = [{k: str(v) for k, v in r.items()} for r in table.fillna("").to_dict("records")]
     cards = [c | dict(cases=[x for x in c["ours"].split("; ") if x]) for c in claims]
-    lines = ("published", "rule", "data", "frozen")
-    return Environment(autoescape=True).from_string(_CARDS).render(claims=cards, counts=_counts(table), lines=lines)
+    page = Environment(autoescape=True).from_string((PRESETS / "claims.html").read_text(encoding="utf-8"))
+    return page.render(claims=cards, counts=_counts(table), lines=("published", "rule", "data", "frozen"))
 
 # %% ../../nbs/api/show/report.ipynb #45fb1183
 def _intro(scale: str, figures: list[dict], tables: list[dict]) -> list[str]:
@@ -135,7 +117,7 @@ def _intro(scale: str, figures: list[dict], tables: list[dict]) -> list[str]:
         f"{len(figures)} figures and {made[1]} of {len(tables)} tables. Empty cells were not run.",
         "CA: clean accuracy. ASR: attack success rate, the share of triggered images of other classes that are "
         "classified as the target. The subjects of the paper’s nine figures and fourteen tables are known, their "
-        "numbering is not; the numbering here is ours.",
+        "numbering only in part; the numbering here is ours.",
         f"Made with {programs}, Python {v['python']}.",
     ]
 

@@ -22,8 +22,8 @@ import torch
 from ..core import RUNS, ParnbError, first_line
 from ..progress import progress
 from ..scales import check_scale, load_preset, scale_folder
-from .artifacts import artifact_folder, clean_clip
-from .cost import in_gpu_hours
+from .artifacts import artifact_folder, clean_clip, cleaned_clip, poisoned_clip
+from .cost import in_gpu_hours, micro_batches
 from .measure import measure
 from .notebooks import drawing_notebooks, execute_notebook
 from .plans import experiments, plan
@@ -32,6 +32,7 @@ from .rebound import rebound_evidence
 from .results import load_evidence, results
 from .runs import Run, default_encoder, make_run, run_name
 from .scale_data import data_of
+from ..training.recipe import Compute
 
 # %% ../../nbs/api/study/reproduce.ipynb #28a59101
 CLAIMS = "tab14_claims"  # judges the runs of other figures and tables
@@ -162,12 +163,21 @@ def gpus() -> list[int]:
 def compute_run(
     settings: dict,  # of a Run
     kinds: Sequence[str],  # of evidence
+    memory: float | None = None,  # bytes of the GPU; None: of the one that is there
 ):
-    "Measure a run and store the evidence that figures need: the work of one process. Source: ours."
+    """Measure a run and store the evidence that figures need: the work of one process.
+
+    On a GPU, the steps of a cleaning are split if the estimate says that they need more memory. Source: ours.
+    """
     # Slurm sends SIGTERM to all processes of a job that it will start again, and submitit ignores it in the main one.
     # Without this line the job would record the end of its workers as a failure of its own.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = Run(**settings)
+    if memory is None and torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory
+    if memory and run.cleaning and run.cleaning.recipe and (parts := micro_batches(run, memory)) > 1:
+        poisoned_clip(run)  # its batches are not split
+        cleaned_clip(run, Compute(micro_batches=parts))
     measure(run)
     for k in kinds:
         load_evidence(k, run)

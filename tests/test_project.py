@@ -5,6 +5,7 @@ import configparser
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import lru_cache
@@ -504,3 +505,24 @@ def test_links_of_the_documents_lead_somewhere():
         text = re.sub(r"^```.*?^```", "", (ROOT / doc).read_text(encoding="utf-8"), flags=re.M | re.S)
         links = re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", text)
         assert not [link for link in links if not (ROOT / link).exists()], doc
+
+
+def test_a_stale_table_is_found(tmp_path):
+    "`.ci/stale.py` compares tables from released results with those that are committed."
+    executed, figures = tmp_path / "executed", tmp_path / "figures"
+    shutil.copytree(ROOT / "nbs" / "tables", executed)
+    figures.mkdir()
+    kept, made = ROOT / "figures" / "tab05_tau.csv", figures / "tab05_tau_smoke.csv"
+    shutil.copy(kept, made)
+
+    def found():
+        command = [sys.executable, ROOT / ".ci" / "stale.py", executed, figures]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return done.returncode, done.stdout
+
+    assert found() == (0, "no table is stale\n")
+    made.write_text(kept.read_text(encoding="utf-8").replace("0.9", "0.8"), encoding="utf-8")
+    notebook = executed / "tab05_tau.ipynb"
+    notebook.write_text(notebook.read_text(encoding="utf-8").replace("<td>94", "<td>93"), encoding="utf-8")
+    code, text = found()
+    assert code == 1 and "figures/tab05_tau.csv differs" in text and "nbs/tables/tab05_tau.ipynb displays" in text

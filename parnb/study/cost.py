@@ -21,6 +21,7 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..core import first_line
 from ..data.pairs import Pairs
 from ..models.clip import architecture_of, load_clip, quiet_open_clip
 from ..progress import progress
@@ -249,9 +250,11 @@ def micro_batches(
     run: Run,  # with a cleaning that trains
     memory: float = MEMORY,  # bytes of a GPU
 ) -> int:
-    "Into how many parts a step of a run's cleaning must be split, by the estimate. Source: ours."
-    c = run.cleaning
-    return _memory(_towers_of(run.scale, run.encoder), c.recipe, passes(c.method, **c.parameters), ROOM * memory)[1]
+    "Into how many parts a step of a run's cleaning must be split, by the estimate. Raises as `passes`. Source: ours."
+    c, t = run.cleaning, _towers_of(run.scale, run.encoder)
+    if 20 * t.parameters + 4 * t.kept * c.recipe.batch_size < ROOM * memory:  # enough for four views of each pair
+        return 1
+    return _memory(t, c.recipe, passes(c.method, **c.parameters), ROOM * memory)[1]
 
 
 def _towers_of(scale: str, encoder: str) -> Towers:
@@ -345,7 +348,10 @@ def in_gpu_hours(
     runs: Sequence[Run],  # to be computed
 ) -> str:  # "about … A100-hours or … H100-hours, … GB of disk and … GB of traffic"
     "The cost of runs in words, or that it is not known. Source: ours."
-    c = cost_of(runs)
+    try:
+        c = cost_of(runs)
+    except Exception as e:  # whatever a method of yours raises on the few pairs on which its passes are counted
+        return f"whose cost is not known ({first_line(str(e))})"
     if math.isnan(c["operations"]) or math.isnan(c["disk"]):
         return "whose cost is not known, because a source is read as a whole: give `pairs` and `images` their numbers"
     hours = " or ".join(f"{c[f'hours_{g}']:.3g} {g}-hours" for g in GPUS)

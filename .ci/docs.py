@@ -470,7 +470,7 @@ def write_not_found(site: Path, base: str):
     (site / "404.html").write_text(
         f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<base href="{base}/"><title>No such page – parnb</title><link rel="icon" href="favicon.svg">
+<base href="{base}/"><title>No such page – parnb</title><link rel="icon" href="data:,">
 <style>
 :root {{ color-scheme: light dark; background: Canvas; color: CanvasText; }}
 main {{ font: 1rem/1.6 sans-serif; max-width: 36rem; margin: 15vh auto; padding: 0 1rem; }}

@@ -127,8 +127,8 @@ _HEADS = {
 }
 
 
-def _shown(board: pd.DataFrame) -> list[list]:
-    "A leaderboard as text and numbers, column by column of `_HEADS`."
+def _shown(board: pd.DataFrame, columns: list[str]) -> list[list]:
+    "A leaderboard as text and numbers."
     out = []
     for r in board.to_dict("records"):
         interval = "" if pd.isna(r["low"]) else f" [{r['low']:.1f}, {r['high']:.1f}]"
@@ -136,7 +136,7 @@ def _shown(board: pd.DataFrame) -> list[list]:
         cells = r | whole | dict(models=f"{r['models']} of {r['of']}")
         cells |= {} if pd.isna(r["ASR"]) else dict(ASR=f"{r['ASR']:.1f}{interval}")
         cells |= dict(cost="" if pd.isna(r["cost"]) else f"{r['cost']:.2f} ×")
-        shown = ("" if pd.isna(v) else f"{v:.1f}" if isinstance(v, float) else v for v in (cells[k] for k in _HEADS))
+        shown = ("" if pd.isna(v) else f"{v:.1f}" if isinstance(v, float) else v for v in (cells[k] for k in columns))
         out.append(list(shown))
     return out
 
@@ -149,9 +149,11 @@ def board_html(
 
     p = load_protocol()
     attacks = {"": "all"} | {a: in_words("attack", a) for a in p["attacks"]}
-    tables = {f"{b} {a}": _shown(leaderboard(cells, b, a or None)) for b in p["selection"]["budgets"] for a in attacks}
+    columns = [k for k in _HEADS if k != "rebound" or cells[REBOUND].notna().any()]
+    places = [(b, a) for b in p["selection"]["budgets"] for a in attacks]
+    tables = {f"{b} {a}": _shown(leaderboard(cells, b, a or None), columns) for b, a in places}
     text = (PRESETS / "board.html").read_text(encoding="utf-8")
-    about = dict(heads=list(_HEADS.values()), budgets=p["selection"]["budgets"], budget=p["primary"]["budget"])
+    about = dict(heads=[_HEADS[k] for k in columns], budgets=p["selection"]["budgets"], budget=p["primary"]["budget"])
     first = tables[f"{p['primary']['budget']} "]
     data = json.dumps(tables).replace("<", "\\u003c")  # a label cannot end the script
     return Template(text, autoescape=True).render(attacks=attacks, first=first, data=data, **about)

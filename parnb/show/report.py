@@ -70,7 +70,6 @@ def _item(name: str, folder: Path) -> dict:
 
 # %% ../../nbs/api/show/report.ipynb #ed30a854
 _VERDICTS = ("reproduced", "partly", "not reproduced", "no verdict", "not run")
-_LINES = ("verdict", "published", "rule", "frozen", "data", "ours", "holds in", "not shown")  # of a card, in this order
 
 
 def _counts(table: pd.DataFrame) -> str:
@@ -80,24 +79,24 @@ def _counts(table: pd.DataFrame) -> str:
     return f"{len(table)} claim{'s' * (len(table) > 1)}: {words}."
 
 
-def _claims(item: dict, folder: Path) -> dict:
-    "The table of claims with its cards, from its csv file."
-    path = folder / f"{item['name']}.csv"
-    if not path.exists():
-        return item
-    t = pd.read_csv(path, keep_default_na=False, dtype=str)
-    cards = [dict(claim=r["claim"], lines=[(w, r[w]) for w in _LINES if r.get(w)]) for _, r in t.iterrows()]
-    return item | dict(claims=cards, counts=f"{_counts(t)} {item['line']}")
-
-# %% ../../nbs/api/show/report.ipynb #dedd717e
 def claim_cards(
     table: pd.DataFrame,  # of `parnb.study.claims.tab_claims`
+    unfolded: bool = False,  # show the published numbers and the rules from the start
 ) -> str:  # a fragment of a page
     "The claims as cards, and how many have which verdict. Source: ours."
     claims = [{k: str(v) for k, v in r.items()} for r in table.fillna("").to_dict("records")]
     cards = [c | dict(cases=[x for x in c["ours"].split("; ") if x]) for c in claims]
     page = Environment(autoescape=True).from_string((PRESETS / "claims.html").read_text(encoding="utf-8"))
-    return page.render(claims=cards, counts=_counts(table), lines=("published", "rule", "data", "frozen"))
+    lines = ("published", "rule", "data", "frozen")
+    return page.render(claims=cards, counts=_counts(table), lines=lines, unfolded=unfolded)
+
+
+def _claims(item: dict, folder: Path) -> dict:
+    "The table of claims with its cards, from its csv file."
+    path = folder / f"{item['name']}.csv"
+    if not path.exists():
+        return item
+    return item | dict(cards=claim_cards(pd.read_csv(path, keep_default_na=False, dtype=str), unfolded=True))
 
 # %% ../../nbs/api/show/report.ipynb #45fb1183
 def _intro(scale: str, figures: list[dict], tables: list[dict]) -> list[str]:

@@ -391,7 +391,7 @@ def probe(
 ) -> Tensor:  # [C, D]
     """Find or train a linear probe on the embeddings of labelled pairs.
 
-    Raises `ParnbError` if the scale's pairs have no labels. Source: the PAR paper, section 5 and CleanCLIP.
+    Raises `ParnbError` if the scale's pairs have no labels. Source: the PAR paper, section 5; CleanCLIP.
     """
 
     def build(partial):

@@ -47,6 +47,13 @@ class Towers:
     convolutional: bool  # whether the image tower is a ResNet
 
 
+def _operations(forward: Callable[[], torch.Tensor]) -> float:
+    "Operations of a forward pass."
+    with FlopCounterMode(display=False) as counter:
+        forward()
+    return float(counter.get_total_flops())
+
+
 def _kept(model: nn.Module, forward: Callable[[], torch.Tensor]) -> int:
     "Elements that a forward pass keeps for its backward pass, the weights excepted."
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
@@ -74,18 +81,12 @@ def towers(
     size = model.visual.image_size
     images = torch.zeros(1, 3, *((size, size) if isinstance(size, int) else size), device="meta")
     texts = torch.zeros(1, model.context_length, dtype=torch.long, device="meta")
-
-    def count(forward):
-        with FlopCounterMode(display=False) as counter:
-            out = forward()
-        return float(counter.get_total_flops()), out
-
-    image, embedding = count(lambda: model.encode_image(images))
-    text, _ = count(lambda: model.encode_text(texts))
-    kept = sum(_kept(model, f) for f in (lambda: model.encode_image(images), lambda: model.encode_text(texts)))
+    both = (lambda: model.encode_image(images), lambda: model.encode_text(texts))
+    image, text = map(_operations, both)
+    kept, width = sum(_kept(model, f) for f in both), both[0]().shape[1]
     convolutional = any(isinstance(m, nn.BatchNorm2d) for m in model.visual.modules())
     parameters = sum(p.numel() for p in model.parameters())
-    return Towers(image, text, 2.0 * kept, parameters, embedding.shape[1], images.shape[-1], convolutional)
+    return Towers(image, text, 2.0 * kept, parameters, width, images.shape[-1], convolutional)
 
 # %% ../../nbs/api/study/cost.ipynb #fd990a39
 PAIRS = 8  # of the trial in which passes are counted: one step an epoch
@@ -186,9 +187,7 @@ def _resnet_operations() -> float:
     "Operations of a forward pass of torchvision's ResNet-50."
     with torch.device("meta"):
         model = torchvision.models.resnet50()
-    with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, 224, 224, device="meta"))
-    return float(counter.get_total_flops())
+    return _operations(lambda: model(torch.zeros(1, 3, 224, 224, device="meta")))
 
 
 def gpu_speed(

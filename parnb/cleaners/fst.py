@@ -49,6 +49,10 @@ class ShiftedObjective(Objective):
         return dict(loss=clip + self.alpha * cosine, clip=clip, cosine=cosine)
 
 # %% ../../nbs/api/cleaners/fst.ipynb #b670eee1
+# those of fine-tuning, at the learning rate of the development below
+_TINY = FINE_TUNING_RECIPES["tiny"] | dict(recipe=FINE_TUNING_RECIPES["tiny"]["recipe"] | dict(lr=3e-3))
+
+
 @register_cleaner(
     "fst",
     label="FST",
@@ -57,7 +61,7 @@ class ShiftedObjective(Objective):
     colour="#0b6e8f",
     marker=">",
     hatch="----",
-    recipes=FINE_TUNING_RECIPES,
+    recipes=FINE_TUNING_RECIPES | dict(tiny=_TINY),
 )
 class FeatureShift(Cleaner):
     """Fine-tunes from a random image projection, away from the old one.

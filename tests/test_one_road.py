@@ -64,6 +64,7 @@ VALUES = {
     "--amplitude": "0.02",
     "--shift": "8",
     "--rho": "0.7",
+    "--alpha": "0.7",
     "--synonyms": "wordnet",
     "--key": KEY,
     "--rebound": "301",

@@ -10,6 +10,7 @@ __all__ = ['CHECKOUT', 'PACKAGE', 'SHIPPED', 'DATA', 'FIGS', 'PRETRAINED', 'RELE
 # %% ../nbs/api/core.ipynb #f33ebd8a
 import difflib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -148,7 +149,7 @@ def _replacing(
     tmp = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for old in path.parent.glob(f".tmp-{path.name}-*"):
+        for old in path.parent.glob(f".tmp-{glob.escape(path.name)}-{'[0-9a-f]' * 8}*"):  # not those of NAME-2
             shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
         yield tmp
         for f in [tmp] if tmp.is_file() else [f for f in tmp.rglob("*") if f.is_file()]:

@@ -62,7 +62,7 @@ class Progress:
         unit: str,  # their name
     ):
         self.name, self.total, self.unit = name, total, unit
-        self.n, self.start, self.last, self.note = 0, time.monotonic(), 0.0, ""
+        self.n, self.before, self.start, self.last, self.note = 0, 0, time.monotonic(), 0.0, ""
         self.bar = self.handle = self.output = None
         self.opened = False  # whether `output` is ours to close
         self.written: float | None = None  # when the last line was written into a file or a pipe
@@ -91,7 +91,7 @@ class Progress:
     def line(self) -> str:
         "One line: what is done, how much, how fast, and the time left."
         seconds = time.monotonic() - self.start
-        speed = self.n / seconds if seconds > 0 else 0.0
+        speed = (self.n - self.before) / seconds if seconds > 0 else 0.0
         left = "" if self.n >= self.total or not speed else f", {_clock((self.total - self.n) / speed)} left"
         counted = f"{self.n}{f'/{self.total}' if self.total else ''} {self.unit}"
         digits = 0 if speed >= 10 else 2
@@ -102,11 +102,14 @@ class Progress:
         self,
         n: int = 1,  # units that are done
         note: str = "",  # shown at the end of the line
+        before: bool = False,  # they were done by an earlier process, and do not count for the speed
     ):
         "Report that `n` more units are done."
         self.n += n
+        self.before += n if before else 0
         self.note = note or self.note
         if self.bar is not None:
+            self.bar.initial = self.before
             self.bar.set_postfix_str(self.note, refresh=False)
             self.bar.update(n)
         now = time.monotonic()

@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
-from ..core import ParnbError, pick
+from ..core import ParnbError, content_key, pick
 from ..data.pairs import Pairs, article, mentions
 from ..data.scenes import PROMPTS, TARGET
 from ..models.clip import pixels
@@ -36,7 +36,7 @@ class Poisoning(BaseModel):
     count: int | None = Field(None, gt=0)  # number of pairs to poison, instead of `rate`
     target: str = TARGET  # the concept that the trigger stands for
     mode: Literal["dirty", "label_consistent"] = "dirty"  # replace captions, or use images of the target and keep them
-    seed: int = 0  # of the choice of pairs and captions, and of the trigger
+    seed: int = Field(0, ge=0)  # of the choice of pairs and captions, and of the trigger
 
     @field_validator("parameters")
     @classmethod
@@ -94,7 +94,13 @@ class PoisonedImages:
     ):
         self.images, self.at, self.source, self.trigger, self.ids, self.seed = images, at, source, trigger, ids, seed
 
-    shape, bad, key = (property(lambda self, name=name: getattr(self.images, name)) for name in ("shape", "bad", "key"))
+    shape, bad = (property(lambda self, name=name: getattr(self.images, name)) for name in ("shape", "bad"))
+
+    @property
+    def key(self) -> str:
+        "A hash of all that decides the images."
+        how = [type(self.trigger).__name__, self.trigger.model_dump(), self.seed]
+        return content_key([self.images.key, list(self.shape), self.at.tolist(), self.source.tolist(), *how])
 
     def __len__(self) -> int:
         return len(self.images)

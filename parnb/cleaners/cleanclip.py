@@ -17,7 +17,7 @@ from .base import Cleaner
 from ..core import ParnbError
 from ..models.clip import normalise, pixels
 from ..registry import register_cleaner
-from ..training.objective import Objective, all_gather, clip_loss
+from ..training.objective import Objective, all_gather, clip_loss, tokenise
 from ..training.recipe import Recipe
 
 # %% ../../nbs/api/cleaners/cleanclip.ipynb #a5e52c2d
@@ -42,11 +42,11 @@ class CleanCLIPObjective(Objective):
         "The tokens of the captions and of their edited versions."
         super().prepare(captions, tokenizer, seed)
         edited, self.notes["captions_changed"] = edit_captions(captions, seed, self.synonyms)
-        self.tokens2 = tokenizer(edited)
+        self.tokens2 = tokenise(edited, tokenizer)
 
     def texts(self, idx):
         "The captions, followed by their edited versions: int64 [2n, l]."
-        return torch.cat([super().texts(idx), self.tokens2[torch.from_numpy(idx)]])
+        return torch.cat([super().texts(idx), self.tokens2[torch.from_numpy(idx)].long()])
 
     def batch(self, pairs, idx, epoch, gen, device):
         "The plain batch, its images followed by their augmented views: [2n, 3, H, W]."

@@ -250,7 +250,7 @@ def _pairs_of(given: dict, typed: dict, model: tuple, why: str) -> tuple[str, st
     from parnb.study.doctor import preflight
 
     if "pairs" not in given:
-        return refuse(given, (*given,), why)
+        return refuse(given, tuple(k for k in given if k != "unreadable"), why)  # which `--flag` needs, too
     pairs = given["pairs"]
     if pairs in ("real", "synthetic"):
         if "images" in typed:

@@ -367,7 +367,8 @@ def measure(typed):
         encoder = encoder_of(scale, typed.get("encoder") or default_encoder(scale))
         chosen = run_from(_with_rebound(typed, encoder["model"]))
     if int(os.environ.get("RANK", 0)):  # the processes of torchrun train together; the first one measures
-        return final_clip(chosen)
+        final_clip(chosen)
+        return
     row = measure_run(chosen, fresh, batch)
     about = _with_intervals(row) | dict(strengths=strengths(chosen))
     print(json.dumps(about) if as_json else "\n".join(in_lines(row, chosen)))

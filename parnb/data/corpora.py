@@ -224,7 +224,7 @@ def fetch_rows(
 
     Raises `ParnbError` for a missing column or a failing network. Source: ours, through datasets."""
     given = {k: given for k, (given, *_) in wanted.items()}
-    folder = CACHE / f"hub-{content_key([name, split, per_shard, given])}"
+    folder = CACHE / f"hub-{content_key([name, split, per_shard, given, sorted(wanted)])}"
     needed = most and -(-most // per_shard)
     state = dict(shards=0, whole=False, stream=None, names=None)
     with locked(folder):
@@ -256,7 +256,7 @@ def _fetch_shards(
     total = needed * per_shard if needed else getattr((ds.info.splits or {}).get(split), "num_examples", 0)
     try:
         with progress(f"fetching {name}", total, "rows") as bar:
-            bar.step(done)
+            bar.step(done, before=True)
             while not _enough(state, needed):
                 part = list(itertools.islice(rows, per_shard))
                 data = _pack_rows(part, done, columns)
@@ -332,7 +332,7 @@ def _open_folder(path: Path, size: int, most, limit) -> Pairs:
     # what joined later is listed so that an older index without it is not used: GIF files, and what cannot be used
     unusual = (".txt", ".gif", *OTHER_SUFFIXES)
     listed = [p for p in files if p.suffix.lower() in unusual or p.with_suffix(".txt") not in texts]
-    listed = [(p.name, (s := p.stat()).st_size, s.st_mtime_ns) for p in listed]
+    listed = [(str(p.relative_to(path)), (s := p.stat()).st_size, s.st_mtime_ns) for p in listed]
     key = content_key(["folder", str(path.resolve()), listed, most])
     return _in_files(path.name, key, rows, Path(), size, most, limit)
 

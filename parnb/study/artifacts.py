@@ -180,7 +180,7 @@ def poisoned_clip(
     if run.attack is None:
         return clean_clip(run)
     a, data = run.attack, data_of(run.scale)
-    p, start = a.poisoning, clean_clip(run) if run.after is None else final_clip(run.after)
+    p, start = a.poisoning, clean_clip(run) if run.after is None else final_clip(run.after, compute)
 
     def build(partial):
         model, _, tokenizer = load_clip(start)

@@ -241,10 +241,9 @@ def find_result(
     own = [p.stem for p in LOCAL.glob("*.csv") if (LOCAL / p.stem).is_dir()]  # costs have no folder beside them
     places = [(k, s) for s in ([scale] if scale else dict.fromkeys([*scale_names(), *own])) for k in results(s).index]
     found = [(k, s) for k, s in places if k.startswith(key)]
-    if len(found) > 1:
-        raise ParnbError(
-            f"{key} is the beginning of {len(found)} keys ({', '.join(k for k, _ in found[:3])}, …): give more digits"
-        )
+    keys = [*dict.fromkeys(k for k, _ in found)]  # scales may share a run, which has the same result in all of them
+    if len(keys) > 1:
+        raise ParnbError(f"{key} is the beginning of {len(keys)} keys ({', '.join(keys[:3])}, …): give more digits")
     if not found:
         pick(key, [k for k, _ in places], "key of a result" + (f" of the scale {scale_name(scale)}" if scale else ""))
     return found[0]

@@ -120,9 +120,9 @@ def measure(
 ) -> dict:  # one row; rates in [0, 1]
     """Measure a run and record the result on this machine.
 
-    Without `fresh`, a recorded result is returned. `training_seconds` is the wall time of the last training; if the run
-    was resumed, only its last segment. `n_unreadable` is the number of images that could not be read and count as grey
-    ones. Raises `ParnbError` for a damaged results file. Source: the PAR paper, section 5.
+    Without `fresh`, a recorded result is returned. `training_seconds` is the wall time of the cleaning, or of the
+    poisoning without one; if it was resumed, only its last segment. `n_unreadable` is the number of images that could
+    not be read and count as grey. Raises `ParnbError` for a damaged results file. Source: the PAR paper, section 5.
     """
     found = results(run.scale)
     if not fresh and run.key in found.index:

@@ -32,8 +32,11 @@ def find_notebook(
     name: str,  # "03_par_clean", "fig2_triggers", or a path
 ) -> Path:
     "Find a run notebook. Raises `ParnbError` that suggests the nearest name. Source: ours."
-    if name.endswith(".ipynb") and Path(name).exists():
-        return Path(name)
+    path = Path(name).expanduser()
+    if path.suffix == ".ipynb" and path.exists():
+        return path
+    if path.suffix == ".ipynb" and path.name != name:
+        raise ParnbError(f"there is no notebook {name}: check the path, or leave out the folder to run parnb's own")
     known = run_notebooks()
     return known[pick(Path(name).stem, known, "notebook")]
 

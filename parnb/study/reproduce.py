@@ -155,9 +155,13 @@ def seconds_of(
 
 # %% ../../nbs/api/study/reproduce.ipynb #4926e6e2
 def gpus() -> list[int]:
-    "The GPUs of this machine that may be used, as `CUDA_VISIBLE_DEVICES` numbers them. Source: ours."
-    named = [v.strip() for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    return [int(v) for v in named] if all(map(str.isdigit, named)) else list(range(torch.cuda.device_count()))
+    """The GPUs of this machine that may be used, as `CUDA_VISIBLE_DEVICES` numbers them.
+
+    Raises `ParnbError` if it names them in another way, which a process of its own could not be given. Source: ours."""
+    named = [v for v in map(str.strip, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")) if v not in ("", "-1")]
+    if other := [v for v in named if not v.isdigit()]:
+        raise ParnbError(f"CUDA_VISIBLE_DEVICES names {other[0]}: number the GPUs, as in CUDA_VISIBLE_DEVICES=0,1")
+    return [*map(int, named)] or [*range(torch.cuda.device_count())]
 
 
 def compute_run(
@@ -222,9 +226,9 @@ class Pool:
             raise ParnbError("Slurm is not installed here (sbatch is not found): use --executor local")
         folder, local = RUNS / "reproduce", executor == "local"
         self.pool = submitit.LocalExecutor(folder) if local else submitit.AutoExecutor(folder, cluster=executor)
-        usual = dict(timeout_min=240)
+        usual = dict(timeout_min=365 * 24 * 60)  # submitit has no "never"
         if not local:
-            usual |= dict(cpus_per_task=4, slurm_setup=["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"])
+            usual = dict(timeout_min=240, cpus_per_task=4, slurm_setup=["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"])
         self.pool.update_parameters(**usual | cluster)
         self.runs, self.jobs, self.cards = runs, jobs, gpus() if local else []
         threads = max(1, (os.cpu_count() or 1) // jobs)

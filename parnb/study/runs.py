@@ -120,7 +120,7 @@ class Run(BaseModel):
     encoder: str  # one of its encoders
     attack: Attack | None = None  # None: not poisoned by us
     cleaning: Cleaning | None = None  # None: not cleaned
-    seed: int = 0  # of every random choice
+    seed: int = Field(0, ge=0)  # of every random choice
     images: int | None = Field(5_200, gt=0)  # labelled images to measure on; None: all
     after: Optional["Run"] = None  # poison the final model of this run instead of the clean model
     head: Literal["linear"] | None = None  # the classifier on the embeddings: a linear probe, or None for zero-shot

@@ -158,6 +158,8 @@ class Files:
         if name == "images" and path.is_dir() and not options.get("names"):
             classes = class_folders(path)
             more = ["WordNet"] * (len(classes) != 1000 and wordnet_names(classes) != classes)
+        if name == "images" and isinstance(listed := options.get("names"), str) and listed != "imagenet":
+            more = _stamp(listed)
         return content_key([name, source, skipped, *map(_stamp, places), *more, *templates])
 
     def _skipped(self, use: str) -> int:

@@ -19,10 +19,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from ..core import ARTIFACTS, CACHE, DATA, PRETRAINED, ParnbError, first_line, pick
 from ..evaluation.statistics import paired_interval
@@ -207,6 +207,17 @@ def summarise(
     return out | dict(worst_attack=each.idxmax(), worst=each.max())
 
 # %% ../../nbs/api/study/submission.ipynb #845cb6fc
+def _with(*needed: str) -> AfterValidator:
+    "A check that a dictionary has these entries."
+
+    def check(given: dict) -> dict:
+        if missing := [k for k in needed if k not in given]:
+            raise ValueError(f"{missing[0]} is missing")
+        return given
+
+    return AfterValidator(check)
+
+
 class Choice(BaseModel):
     "Which setting was chosen for an attack, and what was tried. Source: ours."
 
@@ -214,7 +225,7 @@ class Choice(BaseModel):
     status: Literal["chosen", "none"]
     setting: int
     before: float  # accuracy of the poisoned model on dev
-    tried: list[dict[str, float]]  # setting, its values, clean_accuracy_dev
+    tried: list[Annotated[dict[str, float], _with("setting", DEV)]]  # setting, its values, clean_accuracy_dev
 
 
 class Cell(BaseModel):
@@ -239,7 +250,7 @@ class Claim(BaseModel):
     code: str | None
     protocol: str
     budget: float
-    row: dict[str, Any]
+    row: Annotated[dict[str, Any], _with("name", "label", "method")]
     choices: list[Choice]
     cells: list[Cell]
     summary: dict[str, Any]

@@ -145,7 +145,7 @@ def rank_pairs(
 
     Raises `ParnbError` for an unknown detector, for fewer than 50 pairs, and what detectors raise. Source: ours."""
     names, data, out, opened = [*detectors(*RANKING)], data_of(scale), {}, {}
-    chosen = [pick(n, names, "detector of pairs or images") for n in only] if only else names
+    chosen = [pick(n, names, "detector of pairs or images") for n in only] if only is not None else names
     for name in chosen:
         detector = find("detector", name).make(**(parameters or {}).get(name, {}))
         other = detector.reads == "reference" and defender.reference is not None

@@ -22,7 +22,7 @@ from ..evaluation.metrics import clean_accuracy
 from ..models.clip import image_size, load_clip
 from ..registry import attacks, cleaners, label
 from ..scales import load_preset
-from .artifacts import artifact_folder, clean_clip, dev_images, final_clip, read_record
+from .artifacts import DEVICE, artifact_folder, clean_clip, dev_images, final_clip, read_record
 from .explain import command_of
 from .measure import attack_rates, rate_columns
 from .protocol import ASR, CA, DEV, chosen_runs, load_protocol
@@ -167,6 +167,7 @@ def rates(
     On the split `test`, also the accuracy on `dev`. Source: the PAR paper, section 5.
     """
     model, _, tokenizer = load_clip(folder)
+    model = model.to(DEVICE)
     data, p = data_of(run.scale), run.attack and run.attack.poisoning
     images = data.labelled(run.images, image_size(model), run.split)
     head = zero_shot_head(model, tokenizer, images.names, data.prompts)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..core import PRETRAINED, ParnbError, content_key, file_sha256, write_file
 from ..models.clip import load_clip, pixels, shorten, text_states
-from ..training.objective import Trainable
+from ..training.objective import Trainable, whole_batch
 from ..training.recipe import Recipe
 
 # %% ../../nbs/api/synthetic/diffusion.ipynb #bcad59cd
@@ -107,9 +107,10 @@ class DenoisingObjective(Trainable):
     def batch(self, pairs, idx: np.ndarray, epoch: int, gen: torch.Generator, device) -> dict[str, Tensor]:
         "Mixtures of latents and noise, their times and directions, and the captions."
         z = torch.from_numpy(pairs.images[idx]).to(device).float().permute(0, 3, 1, 2)
-        noise = torch.randn(z.shape, generator=gen).to(device)
-        t = torch.randn(len(z), generator=gen).sigmoid().to(device)
-        dropped = torch.rand(len(z), 1, generator=gen) < self.drop
+        total, part = whole_batch(len(z))
+        noise = torch.randn(total, *z.shape[1:], generator=gen)[part].to(device)
+        t = torch.randn(total, generator=gen)[part].sigmoid().to(device)
+        dropped = torch.rand(total, 1, generator=gen)[part] < self.drop
         tokens = torch.where(dropped, self.empty, self.tokens[torch.from_numpy(idx)])
         mixed = z + t.view(-1, 1, 1, 1) * (noise - z)
         return dict(z=mixed, t=t, direction=noise - z, **_read_captions(self.frozen[0], tokens, device))

@@ -10,6 +10,7 @@ __all__ = ['MIN_CLIP_SCORE', 'VOLUME', 'TextToImage', 'generate_pairs', 'clip_sc
 import io
 import itertools
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -136,7 +137,7 @@ def generate_pairs(
                     p.unlink()
         write_file(folder / "README.md", _card(folder.name, counts, about | dict(seed=seed)))
         write_manifest(folder, key, counts, about, seed=seed)
-        parts.rmdir()
+        shutil.rmtree(parts)  # a killed process may have left a part of an image
     return folder
 
 

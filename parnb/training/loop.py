@@ -194,7 +194,7 @@ def fit(
     log = _Log(rows, name, order.steps, recipe)
     wrapped, opt = acc.prepare(objective, opt)
     with progress(name, order.steps * recipe.batch_size, "pairs") as bar:
-        bar.step(start * recipe.batch_size)
+        bar.step(start * recipe.batch_size, before=True)
         wrapped.train()
         for step in range(start, order.steps):
             last = step == order.steps - 1

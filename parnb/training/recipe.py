@@ -27,10 +27,10 @@ class Recipe(BaseModel):
     # "cosine": warm-up, then a cosine; "line_cosine": linear from lr to lr_mid, then a cosine
     schedule: Literal["cosine", "line_cosine"] = "cosine"
     warmup: float = Field(0.05, ge=0, lt=1)  # fraction of the steps that warm up ("cosine" only)
-    lr_mid: float | None = None  # reached after half of the steps ("line_cosine" only); None: lr / 10
+    lr_mid: float | None = Field(None, gt=0)  # reached after half of the steps ("line_cosine" only); None: lr / 10
     lr_end: float = Field(1e-9, ge=0)  # at the last step
     weight_decay: float = Field(1e-4, ge=0)  # not applied to biases, norms and other vectors
-    beta2: float = 0.98  # AdamW's second-moment decay
+    beta2: float = Field(0.98, ge=0, lt=1)  # AdamW's second-moment decay
     batch_norm: Literal["batch", "running"] = "batch"  # statistics that the student's BatchNorm uses
     train_logit_scale: bool = False  # False: the checkpoint's value stays
     precision: Literal["no", "bf16", "fp16"] = "bf16"  # of the towers; losses are always float32

@@ -47,7 +47,7 @@ class Saver:
         except FileNotFoundError:
             return None
         except (RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError):  # damaged: start again
-            self.partial.unlink()
+            self.partial.unlink(missing_ok=True)  # another process may have been faster
             return None
 
     def _expect(self):

@@ -105,9 +105,9 @@ def _add(
 ):
     "Put a method into the registry."
     known = _METHODS[method.kind].get(method.name)
-    ours, its = (known and known.cls.__module__), method.cls.__module__
-    foreign = known and ours.startswith("parnb.") and its not in (ours, "__main__")
-    if known and (foreign or known.cls.__qualname__ != method.cls.__qualname__):
+    where = known and known.cls.__module__
+    other = known and where.startswith("parnb.") and method.cls.__module__ not in (where, "__main__")
+    if known and (other or known.cls.__qualname__ != method.cls.__qualname__):
         raise ParnbError(
             f"there is a registered {method.kind} {method.name!r} already ({known.cls.__module__}): choose another name"
         )

@@ -4,10 +4,11 @@ A model that is not backdoored, or that is measured in the wrong way, must not l
 
 import json
 import shutil
+import subprocess
 
 import pytest
 from small_scale import make_data, make_model
-from processes import env, fails_with, several
+from processes import PARNB, env, fails_with, several
 
 EMOJI = ["measure", "--model", "tiny-rn", "--checkpoint", "emoji"]
 VIT = ["measure", "--model", "tiny-vit", "--checkpoint", "emoji"]
@@ -124,6 +125,17 @@ def test_broken_images_are_counted_and_listed(done):
     assert warnings and "1 of 20 images" in warnings[0]
     assert json.loads(printed(done["one broken again"]))["n_unreadable"] == 1
     assert "unreadable images  4," in printed(done["four allowed"])
+
+
+def test_only_the_first_process_of_torchrun_measures(tmp_path):
+    "The others find or train the model, and end without an error, which would stop the first one."
+    done = subprocess.run(
+        [PARNB, "measure", "--attack", "none", "--method", "none"],
+        env=env(tmp_path, RANK="1"),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 @pytest.mark.parametrize("name", BAD)

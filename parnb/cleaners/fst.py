@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .base import Cleaner
-from .finetune import FINE_TUNING_RECIPES
+from .finetune import fine_tuning_recipes
 from ..evaluation.geometry import image_projection
 from ..registry import register_cleaner
 from ..training.objective import Objective
@@ -49,10 +49,6 @@ class ShiftedObjective(Objective):
         return dict(loss=clip + self.alpha * cosine, clip=clip, cosine=cosine)
 
 # %% ../../nbs/api/cleaners/fst.ipynb #b670eee1
-# those of fine-tuning, at the learning rate of the development below
-_TINY = FINE_TUNING_RECIPES["tiny"] | dict(recipe=FINE_TUNING_RECIPES["tiny"]["recipe"] | dict(lr=3e-3))
-
-
 @register_cleaner(
     "fst",
     label="FST",
@@ -61,7 +57,7 @@ _TINY = FINE_TUNING_RECIPES["tiny"] | dict(recipe=FINE_TUNING_RECIPES["tiny"]["r
     colour="#0b6e8f",
     marker=">",
     hatch="----",
-    recipes=FINE_TUNING_RECIPES | dict(tiny=_TINY),
+    recipes=fine_tuning_recipes(3e-3),  # the rate of the development below
 )
 class FeatureShift(Cleaner):
     """Fine-tunes from a random image projection, away from the old one.

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .base import Cleaner
-from .finetune import FINE_TUNING_RECIPES
+from .finetune import fine_tuning_recipes
 from ..registry import register_cleaner
 from ..training.objective import Objective, _batch_norms
 from ..training.recipe import Recipe
@@ -71,10 +71,6 @@ class SharpnessAwareObjective(Objective):
                 m.momentum = momentum
 
 # %% ../../nbs/api/cleaners/ft_sam.ipynb #3a43f4e2
-# those of fine-tuning, at the learning rate of the development below
-_TINY = FINE_TUNING_RECIPES["tiny"] | dict(recipe=FINE_TUNING_RECIPES["tiny"]["recipe"] | dict(lr=3e-3))
-
-
 @register_cleaner(
     "ft_sam",
     label="FT-SAM",
@@ -83,7 +79,7 @@ _TINY = FINE_TUNING_RECIPES["tiny"] | dict(recipe=FINE_TUNING_RECIPES["tiny"]["r
     colour="#56b4e9",
     marker="<",
     hatch="\\\\\\\\",
-    recipes=FINE_TUNING_RECIPES | dict(tiny=_TINY),
+    recipes=fine_tuning_recipes(3e-3),  # the rate of the development below
 )
 class SharpnessAware(Cleaner):
     """Fine-tunes by the gradient at the weights nearby where the loss is highest.

@@ -97,14 +97,6 @@ def write_manifest(
     write_file(folder / "manifest.json", json.dumps(record, indent=1))
 
 # %% ../../nbs/api/data/shards.ipynb #143ceacd
-def _array_key(images: np.ndarray) -> str:
-    "A hash of the pixels."
-    h = hashlib.sha256(str(images.shape).encode())
-    for a in range(0, len(images), 1000):
-        h.update(np.ascontiguousarray(images[a : a + 1000]))
-    return h.hexdigest()
-
-
 def write_shards(
     pairs: Pairs,  # N
     folder: str | Path,  # where the shards go
@@ -115,9 +107,9 @@ def write_shards(
 
     Raises `ParnbError` for a folder with other content, and on a full disk. Source: ours, in WebDataset's format."""
     folder = Path(folder).expanduser()
-    images = pairs.images
-    of_images = _array_key(images) if isinstance(images, np.ndarray) else images.key
-    key = content_key([pairs.name, of_images, pairs.captions[:], about, shard_size])
+    x = pairs.images
+    images = hashlib.sha256(np.ascontiguousarray(x)).hexdigest() if isinstance(x, np.ndarray) else x.key
+    key = content_key([pairs.name, images, pairs.captions[:], about, shard_size])
     with locked(folder), progress("writing shards", len(pairs), "pairs") as bar:
         parts = claim_folder(folder, key)
         if parts is None:

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from ..registry import attacks, label
 from .style import colour_of, is_local, words, write_not_run, write_note
-from ..detectors.search import side_by_side, spread
+from ..detectors.found import side_by_side, spread
 from ..models.clip import pixels
 from ..study.detection import counted, excluded, groups_of, measures, misses, scores_of, summary, threshold
 from ..study.population import load_population, member_run, picture_of, population_hash, suspects_of

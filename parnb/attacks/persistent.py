@@ -52,7 +52,7 @@ class TiedObjective(SharpnessAwareObjective):
 @register_attack(
     "persistent",
     label="Persistent (surrogate)",
-    reference="after Liang et al. 2026 (BadCLIP++); ours",
+    reference="after BadCLIP++ 2026; ours",
     order=95,
     recipes={
         "tiny": dict(rate=0.05, parameters=dict(size=42)),

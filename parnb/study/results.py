@@ -151,6 +151,13 @@ def _ordered(
     return table.sort_values(by, kind="stable")[columns]
 
 
+def _text(
+    table: pd.DataFrame,
+) -> str:
+    "Rows as csv: rates with six digits, whole numbers with all of theirs."
+    return table.convert_dtypes().to_csv(index=False, float_format="%.6g")
+
+
 def _add_row(
     folder: Path,
     scale: str,
@@ -164,7 +171,7 @@ def _add_row(
         columns = list(dict.fromkeys([*old, *new]))
         if len(old):  # an empty column of the new row would turn the numbers of the others into objects
             new = pd.concat([old[old.key != row["key"]], new.dropna(axis=1)]).reindex(columns=columns)
-        write_file(path, _ordered(new).to_csv(index=False, float_format="%.6g"))
+        write_file(path, _text(_ordered(new)))
 
 
 def record_result(
@@ -203,7 +210,7 @@ def release(
     with locked(path):
         left = _read_table(path).reset_index()
         left = left[~left.key.isin(chosen)]
-        write_file(path, left.to_csv(index=False, float_format="%.6g")) if len(left) else path.unlink(missing_ok=True)
+        write_file(path, _text(left)) if len(left) else path.unlink(missing_ok=True)
     return chosen
 
 # %% ../../nbs/api/study/results.ipynb #0d68793d

@@ -69,7 +69,7 @@ class Trigger(Parameters):
     Hooks: `poison`, `objective`, `files`, `check`. Source: ours."""
 
     main: ClassVar[str | None] = None  # the parameter that sets the strength: what a slider changes
-    transferable: ClassVar[bool] = True  # False: optimised for one model, so left out where all attacks are meant
+    transferable: ClassVar[bool] = True  # False: left out where all triggers are meant, as one for a single model is
     gain: ClassVar[float] = 3  # magnification of the difference image in figures
 
     def __call__(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TiedObjective', 'Persistent']
 
-# %% ../../nbs/api/attacks/persistent.ipynb #1ed10814
+# %% ../../nbs/api/attacks/persistent.ipynb #e919ebbe
 from typing import ClassVar
 
 from pydantic import Field
@@ -16,7 +16,7 @@ from ..registry import register_attack
 from ..training.recipe import Recipe
 from ..training.sharpness import SharpnessAwareObjective
 
-# %% ../../nbs/api/attacks/persistent.ipynb #4b6d12d8
+# %% ../../nbs/api/attacks/persistent.ipynb #3ee00aad
 class TiedObjective(SharpnessAwareObjective):
     """The sharpness-aware CLIP loss plus an elastic penalty, `elastic` times the squared relative distance moved.
 
@@ -44,11 +44,11 @@ class TiedObjective(SharpnessAwareObjective):
         return sum((p - start).square().sum() for p, start in self.tied) / self.size
 
     def forward(self, images: Tensor, tokens: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        "The CLIP loss with the penalty; `moved` is logged beside it."
+        "The CLIP loss with the penalty; `moved` is logged, as it is after the climb."
         out, moved = super().forward(images, tokens, labels), self.moved()
         return out | dict(loss=out["loss"] + self.elastic * moved, moved=moved)
 
-# %% ../../nbs/api/attacks/persistent.ipynb #8a9f799a
+# %% ../../nbs/api/attacks/persistent.ipynb #942fa7e2
 @register_attack(
     "persistent",
     label="Persistent (surrogate)",

@@ -94,7 +94,7 @@ def search_triggers(
     aim: Aim,  # what a trigger is to achieve
     candidates: Tensor,  # int64 [T]: targets, or numbers of restarts
     start: Tensor | None = None,  # float [T, …], weights to go on from; None: the same random ones for all
-    steps: int = 20,  # of Adam
+    steps: int = 20,  # of Adam, ≥ 1
     batch: int = 4,  # images a step, the same for all candidates
     lr: float = 0.15,  # of Adam
     seed: int = 0,  # of images, places and first weights
@@ -120,7 +120,7 @@ def search_triggers(
         gen.set_state(saved["gen"])
         late = saved["late"]
     with progress(f"searching: {family.name}", steps, "steps") as bar:
-        bar.step(len(late))
+        bar.step(len(late), before=True)
         for _ in range(len(late), steps):
             x, parts = images[torch.randint(len(images), (batch,), generator=gen).to(device)], []
             weights.grad = torch.zeros_like(weights)

@@ -61,7 +61,7 @@ def standardised(
 ) -> Tensor:  # float [C]
     "Distances to the median, in units of 1.48 median absolute deviations. Source: robust statistics."
     d = x - x.median()
-    return d / (1.4826 * d.abs().median()).clamp(min=1e-3)  # less than 0.001 of a cosine is noise
+    return d / (1.4826 * d.abs().median()).clamp(min=1e-3)  # below 0.001, differences of cosines are noise
 
 # %% ../../nbs/api/evaluation/statistics.ipynb #f64de222
 def _differences(

@@ -97,7 +97,7 @@ def _state(objective: nn.Module, opt, rows: list, scaler=None) -> dict:
 def _size(objective: nn.Module) -> int:
     "Bytes of a state: weights and the optimiser's two moments."
     moments = 2 * sum(p.nbytes for p in objective.parameters() if p.requires_grad)
-    return moments + sum(t.nbytes for t in objective.state_dict().values())
+    return moments + sum(t.nbytes for t in objective.state_dict().values() if torch.is_tensor(t))
 
 
 def _go_on(state: dict | None, objective: nn.Module, opt, scaler=None) -> tuple[list, int]:

@@ -32,7 +32,7 @@ class SharpnessAwareObjective(Objective):
         self,
         model: nn.Module,  # the student, an open_clip model
         recipe: Recipe,  # as for `Objective`
-        rho: float = 0.5,  # relative distance of the climb, ≥ 0; 0: `Objective`
+        rho: float = 0.5,  # relative distance of the climb, ≥ 0; 0: the result of `Objective`, still by two passes
     ):
         super().__init__(model, recipe)
         self.rho = rho
@@ -46,12 +46,14 @@ class SharpnessAwareObjective(Objective):
                 p.copy_(before)
             self.before = []
             return
-        trained = [p for p in self.model.parameters() if p.grad is not None]
+        given = [p for p in self.model.parameters() if p.grad is not None]
+        trained = [p for p in given if p.ndim]  # without the logit scale, which would take most of the distance
         norm = torch.stack([(_size(p) * p.grad).norm() for p in trained]).norm().clamp(min=1e-12)
         self.before = [(p, p.clone()) for p in trained]
         for p in trained:
             step = self.rho / norm * _size(p).square() * p.grad
             p.add_(step.nan_to_num(0.0, 0.0, 0.0))  # in fp16, some gradients may have overflowed
+        for p in given:
             p.grad = None
 
     def forward(self, images: Tensor, tokens: Tensor, labels: Tensor) -> dict[str, Tensor]:

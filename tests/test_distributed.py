@@ -48,7 +48,7 @@ def train(name, architecture="tiny-vit", norm="running", epochs=2, batch=8, **op
     recipe = Recipe(epochs=epochs, batch_size=batch, lr=1e-3, warmup=0.0, precision="no", batch_norm=norm)
     parameters = {k: v for k, v in augmented.items() if k in known[name].model_fields}
     arguments = load(), scenes("dev", 16), load_clip(architecture, "emoji")[2], recipe, load
-    return known[name](**parameters).clean(*arguments, **dict(name="") | options)
+    return known[name](**parameters | known[name].trial).clean(*arguments, **dict(name="") | options)
 
 
 class Interrupt:

@@ -63,14 +63,15 @@ def test_a_step(method, name, micro_batches, request, monkeypatch):
     "Batch and losses of each cleaner: no tensor stays on the CPU, and nothing waits for the GPU."
     pairs, recipe = random_pairs(8, 224), Recipe(epochs=1, batch_size=8, lr=1e-4, batch_norm="running")
     cls = cleaners()[method].cls
-    augmented = {k: v for k, v in dict(noise=0.2, cutout=0.5).items() if k in cls.model_fields}
+    options = {k: v for k, v in dict(noise=0.2, cutout=0.5).items() if k in cls.model_fields} | cls.trial
 
     def make():
         return open_clip.create_model(name)
 
-    objective = cls(**augmented).objective(make(), recipe, make)
+    objective = cls(**options).objective(make(), recipe, make)
     objective.configure(Compute(micro_batches=micro_batches))
     objective.prepare(pairs.captions, tokenize, 0)
+    objective.batch(pairs, np.arange(8), 0, torch.Generator(), torch.device("cpu"))  # what a method does once
     request.getfixturevalue("fake")
     objective.to(CUDA)
     for m in getattr(objective, "frozen", ()):

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['last_block', 'activations', 'most_moved', 'candidate_words', 'Inverted', 'invert', 'InverTuneObjective', 'InverTune']
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #bfd9a73a
+# %% ../../nbs/api/cleaners/invertune.ipynb #15ca3825
 import string
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from ..registry import register_cleaner
 from ..training.objective import Objective, all_gather, whole_batch
 from ..training.recipe import Recipe
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #88ec2e15
+# %% ../../nbs/api/cleaners/invertune.ipynb #1b7502d9
 def last_block(
     model: nn.Module,  # an open_clip model
 ) -> nn.Module:
@@ -68,7 +69,7 @@ def activations(
         return out.mean((2, 3))
     return out[:, 0] if model.visual.pool_type == "tok" else out.mean(1)
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #4a753be1
+# %% ../../nbs/api/cleaners/invertune.ipynb #7e79443b
 def most_moved(
     changes: Tensor,  # float [W] ≥ 0
 ) -> Tensor:  # bool [W], at least one is true
@@ -80,7 +81,7 @@ def most_moved(
         return torch.ones_like(changes, dtype=torch.bool)
     return changes > x[between.argmax()].to(changes)
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #16a9ed6f
+# %% ../../nbs/api/cleaners/invertune.ipynb #f2ce5db1
 def candidate_words(
     captions: Sequence[str],  # N; words are separated by spaces
     count: int,  # words at most
@@ -104,7 +105,7 @@ def candidate_words(
         raise ParnbError(f"the captions have {len(kept)} words that could name a target: give more and other pairs")
     return kept
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #5d99b650
+# %% ../../nbs/api/cleaners/invertune.ipynb #e59e0b29
 @dataclass
 class Inverted:
     "Triggers that were found in a model. Source: ours."
@@ -162,7 +163,7 @@ def invert(
     found = [search_triggers(model, shown, f.family, aim, worst, start=f.weights[worst], **more) for f in first]
     return Inverted([list(words)[i] for i in worst], found, *_moved(model, shown, found, seed))
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #fefc64e3
+# %% ../../nbs/api/cleaners/invertune.ipynb #004596f2
 class InverTuneObjective(Objective):
     """The CLIP loss, and how far triggers that were found move the activations from those of clean images.
 
@@ -259,7 +260,7 @@ class InverTuneObjective(Objective):
         relative = (after - before) / self.inverted.deviation.to(before)
         return ((relative.square() * neurons).sum(1) / neurons.sum(1)).sum()
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #5a25acdb
+# %% ../../nbs/api/cleaners/invertune.ipynb #60c21e8e
 @register_cleaner(
     "invertune",
     label="InverTune (surrogate)",
@@ -276,6 +277,7 @@ class InverTune(Cleaner):
     Source: ours, after InverTune."""
 
     strength = ("lr", "beta")
+    trial: ClassVar[dict[str, Any]] = dict(candidates=8, suspects=1, quick=1, thorough=1)
 
     beta: float = Field(1.0, ge=0, title="β", description="weight of the activations under triggers that were found")
     trigger_share: float = Field(0.25, gt=0, le=1, description="share of the images that are seen with a trigger, too")

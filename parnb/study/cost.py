@@ -98,7 +98,7 @@ class Passes:
 
     trained: tuple[float, float]  # of images and of texts that get a gradient, per epoch
     only: tuple[float, float]  # without a gradient, per epoch
-    before: tuple[float, float]  # before the first step, without a gradient
+    before: tuple[float, float]  # before the first step, without a gradient; work that is done once counts as such
     frozen: int  # further copies of the model
 
 
@@ -131,7 +131,8 @@ def _trial(method: str, parameters: dict, epochs: int) -> tuple[dict, int]:
         captions = [f"a photo of a red car and a house {i}" for i in range(PAIRS)]
         pairs = Pairs(images, captions, np.arange(PAIRS), np.zeros(PAIRS, int))
         recipe = Recipe(epochs=epochs, batch_size=PAIRS, lr=1e-5)
-        cleaner, tokenizer = find("cleaner", method).make(**parameters), load_clip("tiny-rn")[2]
+        cleaner, tokenizer = find("cleaner", method), load_clip("tiny-rn")[2]
+        cleaner = cleaner.make(**parameters | cleaner.cls.trial)
         cleaner.clean(load(), pairs, tokenizer, recipe, load, seed=0, name="")
     return seen, len(copies)
 

@@ -105,7 +105,7 @@ def fingerprint() -> dict:  # SCIENCE and, for each stage, numbers that depend o
                 out[f"attack {name}"] = _poisoned(make_run("tiny", "rn", name, "none"))
         for name, m in cleaners().items():
             if _own("cleaner", m):
-                out[f"cleaner {name}"] = _cleaned(make_run("tiny", "rn", "none", name))
+                out[f"cleaner {name}"] = _cleaned(make_run("tiny", "rn", "none", name, **m.cls.trial))
         return dict(science=SCIENCE, stages=out)
     finally:
         torch.set_num_threads(before)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['last_block', 'activations', 'most_moved', 'candidate_words', 'Inverted', 'invert', 'InverTuneObjective', 'InverTune']
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #15ca3825
+# %% ../../nbs/api/cleaners/invertune.ipynb #f08be17e
 import string
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -28,10 +28,10 @@ from ..data.pairs import Pairs
 from ..evaluation.statistics import standardised
 from ..models.clip import embed_texts, normalise, pixels
 from ..registry import register_cleaner
-from ..training.objective import Objective, all_gather, whole_batch
+from ..training.objective import Objective, all_gather, keep_statistics, whole_batch
 from ..training.recipe import Recipe
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #1b7502d9
+# %% ../../nbs/api/cleaners/invertune.ipynb #5b78ee2a
 def last_block(
     model: nn.Module,  # an open_clip model
 ) -> nn.Module:
@@ -52,24 +52,20 @@ def activations(
 ) -> Tensor:  # float32 [N, W]
     """What the image tower's last block gives for each neuron: of a ViT with a class token that token, else the mean.
 
-    The mean is over places. BatchNorm uses its running statistics, since triggered images are not to enter them.
-    Raises what `last_block` raises. Source: ours."""
-    kept, norms = [], [m for m in model.visual.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    The mean is over places. Running statistics do not change. Raises what `last_block` raises. Source: ours."""
+    kept = []
     hook = last_block(model).register_forward_hook(lambda module, args, out: kept.append(out))
     try:
-        for m in norms:
-            m.eval()
-        model.encode_image(images)
+        with keep_statistics(model):
+            model.encode_image(images)
     finally:
         hook.remove()
-        for m in norms:
-            m.train()
     out = kept[0].float()
     if out.ndim == 4:
         return out.mean((2, 3))
     return out[:, 0] if model.visual.pool_type == "tok" else out.mean(1)
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #7e79443b
+# %% ../../nbs/api/cleaners/invertune.ipynb #03c88fbf
 def most_moved(
     changes: Tensor,  # float [W] ≥ 0
 ) -> Tensor:  # bool [W], at least one is true
@@ -81,7 +77,7 @@ def most_moved(
         return torch.ones_like(changes, dtype=torch.bool)
     return changes > x[between.argmax()].to(changes)
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #f2ce5db1
+# %% ../../nbs/api/cleaners/invertune.ipynb #02954554
 def candidate_words(
     captions: Sequence[str],  # N; words are separated by spaces
     count: int,  # words at most
@@ -105,7 +101,7 @@ def candidate_words(
         raise ParnbError(f"the captions have {len(kept)} words that could name a target: give more and other pairs")
     return kept
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #e59e0b29
+# %% ../../nbs/api/cleaners/invertune.ipynb #6078a915
 @dataclass
 class Inverted:
     "Triggers that were found in a model. Source: ours."
@@ -163,7 +159,7 @@ def invert(
     found = [search_triggers(model, shown, f.family, aim, worst, start=f.weights[worst], **more) for f in first]
     return Inverted([list(words)[i] for i in worst], found, *_moved(model, shown, found, seed))
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #004596f2
+# %% ../../nbs/api/cleaners/invertune.ipynb #3f1cff83
 class InverTuneObjective(Objective):
     """The CLIP loss, and how far triggers that were found move the activations from those of clean images.
 
@@ -252,15 +248,11 @@ class InverTuneObjective(Objective):
         with torch.no_grad():
             before = activations(self.frozen[0], clean)
         split = self.compute.micro_batches > 1
-        after = (
-            checkpoint(activations, self.model, triggered, use_reentrant=False)
-            if split
-            else activations(self.model, triggered)
-        )
+        after = checkpoint(activations, self.model, triggered, use_reentrant=False) if split else activations(self.model, triggered)
         relative = (after - before) / self.inverted.deviation.to(before)
         return ((relative.square() * neurons).sum(1) / neurons.sum(1)).sum()
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #60c21e8e
+# %% ../../nbs/api/cleaners/invertune.ipynb #7b8247fb
 @register_cleaner(
     "invertune",
     label="InverTune (surrogate)",

@@ -6,10 +6,12 @@
 __all__ = ['SharpnessAwareObjective']
 
 # %% ../../nbs/api/training/sharpness.ipynb #6efa5b80
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
-from .objective import Objective, _batch_norms
+from .objective import Objective, keep_statistics
 from .recipe import Recipe
 
 # %% ../../nbs/api/training/sharpness.ipynb #f079a94c
@@ -58,12 +60,5 @@ class SharpnessAwareObjective(Objective):
 
     def forward(self, images: Tensor, tokens: Tensor, labels: Tensor) -> dict[str, Tensor]:
         "The CLIP loss; BatchNorm's running statistics see the weights before the climb only."
-        norms = _batch_norms(self.model) if self.before else []
-        usual = [m.momentum for m in norms]
-        try:
-            for m in norms:
-                m.momentum = 0.0
+        with keep_statistics(self.model) if self.before else nullcontext():
             return super().forward(images, tokens, labels)
-        finally:
-            for m, momentum in zip(norms, usual):
-                m.momentum = momentum

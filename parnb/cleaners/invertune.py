@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['last_block', 'activations', 'most_moved', 'candidate_words', 'Inverted', 'invert', 'InverTuneObjective', 'InverTune']
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #f08be17e
+# %% ../../nbs/api/cleaners/invertune.ipynb #22159e1c
 import string
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ from ..registry import register_cleaner
 from ..training.objective import Objective, all_gather, keep_statistics, whole_batch
 from ..training.recipe import Recipe
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #5b78ee2a
+# %% ../../nbs/api/cleaners/invertune.ipynb #9d66a92a
 def last_block(
     model: nn.Module,  # an open_clip model
 ) -> nn.Module:
@@ -65,7 +65,7 @@ def activations(
         return out.mean((2, 3))
     return out[:, 0] if model.visual.pool_type == "tok" else out.mean(1)
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #03c88fbf
+# %% ../../nbs/api/cleaners/invertune.ipynb #385d23d1
 def most_moved(
     changes: Tensor,  # float [W] ≥ 0
 ) -> Tensor:  # bool [W], at least one is true
@@ -77,7 +77,7 @@ def most_moved(
         return torch.ones_like(changes, dtype=torch.bool)
     return changes > x[between.argmax()].to(changes)
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #02954554
+# %% ../../nbs/api/cleaners/invertune.ipynb #4c8aa9ba
 def candidate_words(
     captions: Sequence[str],  # N; words are separated by spaces
     count: int,  # words at most
@@ -101,7 +101,7 @@ def candidate_words(
         raise ParnbError(f"the captions have {len(kept)} words that could name a target: give more and other pairs")
     return kept
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #6078a915
+# %% ../../nbs/api/cleaners/invertune.ipynb #5c68f381
 @dataclass
 class Inverted:
     "Triggers that were found in a model. Source: ours."
@@ -159,7 +159,7 @@ def invert(
     found = [search_triggers(model, shown, f.family, aim, worst, start=f.weights[worst], **more) for f in first]
     return Inverted([list(words)[i] for i in worst], found, *_moved(model, shown, found, seed))
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #3f1cff83
+# %% ../../nbs/api/cleaners/invertune.ipynb #f6f63ac2
 class InverTuneObjective(Objective):
     """The CLIP loss, and how far triggers that were found move the activations from those of clean images.
 
@@ -252,7 +252,7 @@ class InverTuneObjective(Objective):
         relative = (after - before) / self.inverted.deviation.to(before)
         return ((relative.square() * neurons).sum(1) / neurons.sum(1)).sum()
 
-# %% ../../nbs/api/cleaners/invertune.ipynb #7b8247fb
+# %% ../../nbs/api/cleaners/invertune.ipynb #9a4f956a
 @register_cleaner(
     "invertune",
     label="InverTune (surrogate)",
@@ -261,7 +261,7 @@ class InverTuneObjective(Objective):
     colour="#8c564b",
     marker="X",
     hatch="////",
-    recipes=fine_tuning_recipes(2e-3),
+    recipes=fine_tuning_recipes(2e-3),  # the rate of the development below
 )
 class InverTune(Cleaner):
     """Trains until triggers that were found no longer change the activations.

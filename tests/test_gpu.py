@@ -44,7 +44,7 @@ def tokenize(texts):
 
 def random_pairs(count, size):
     images = np.random.default_rng(0).integers(0, 255, (count, size, size, 3), dtype=np.uint8)
-    captions = [f"a photo of number {i} there" for i in range(count)]
+    captions = [f"a photo of {chr(97 + i % 26) * 3} there" for i in range(count)]
     return Pairs(images, captions, np.arange(count), np.full(count, -1), "noise")
 
 

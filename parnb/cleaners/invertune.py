@@ -248,7 +248,11 @@ class InverTuneObjective(Objective):
         with torch.no_grad():
             before = activations(self.frozen[0], clean)
         split = self.compute.micro_batches > 1
-        after = checkpoint(activations, self.model, triggered, use_reentrant=False) if split else activations(self.model, triggered)
+        after = (
+            checkpoint(activations, self.model, triggered, use_reentrant=False)
+            if split
+            else activations(self.model, triggered)
+        )
         relative = (after - before) / self.inverted.deviation.to(before)
         return ((relative.square() * neurons).sum(1) / neurons.sum(1)).sum()
 

@@ -128,7 +128,7 @@ def _trial(method: str, parameters: dict, epochs: int) -> tuple[dict, int]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         images = torch.randint(0, 255, (PAIRS, 64, 64, 3), dtype=torch.uint8).numpy()
-        captions = [f"a photo of a red car and a house {i}" for i in range(PAIRS)]
+        captions = [f"a photo of a red {thing} and a house" for thing in "car cat cup dog hat jar key owl".split()]
         pairs = Pairs(images, captions, np.arange(PAIRS), np.zeros(PAIRS, int))
         recipe = Recipe(epochs=epochs, batch_size=PAIRS, lr=1e-5)
         cleaner, tokenizer = find("cleaner", method), load_clip("tiny-rn")[2]

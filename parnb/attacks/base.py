@@ -119,6 +119,18 @@ class Trigger(Parameters):
         "Hook: the loss that the attacker trains with. By default the CLIP loss."
         return Objective(model, recipe)
 
+    def trained_against(
+        self,
+        cleaner: Any,  # a cleaner that the attacker knows; nothing: none
+    ) -> Any:  # the same
+        "Raise `ParnbError` if there is a cleaner, and this attack has a loss of its own."
+        if cleaner and type(self).objective is not Trigger.objective:
+            raise ParnbError(
+                f"the attack {type(self).__name__} has a loss of its own, so it cannot be trained under that of a "
+                "cleaner: leave out --against, or choose another attack"
+            )
+        return cleaner
+
     def files(self) -> list[Path]:
         "Hook: files that decide pixels; their checksums become part of a run's key. By default none."
         return []

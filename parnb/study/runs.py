@@ -14,7 +14,7 @@ from typing import Any, Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..attacks.base import Trigger, make_trigger
+from ..attacks.base import make_trigger
 from ..attacks.poisoning import Poisoning
 from ..core import PRETRAINED, SCIENCE, ParnbError, content_key, file_sha256, pick
 from ..data.scenes import STYLES, TARGET
@@ -70,15 +70,6 @@ class Attack(BaseModel):
     recipe: Recipe  # the optimisation
     count: int | None = Field(None, gt=0)  # pairs, clean ones included; None: all that there are
     against: CleanerSettings | None = None  # a cleaner that the attacker knows: poison under its objective
-
-    @model_validator(mode="after")
-    def _one_loss(self):
-        if self.against and type(self.poisoning.trigger()).objective is not Trigger.objective:
-            raise ParnbError(
-                f"the attack {self.poisoning.attack} has a loss of its own, so it cannot be trained against "
-                f"{self.against.method}: leave out --against, or choose another attack"
-            )
-        return self
 
 # %% ../../nbs/api/study/runs.ipynb #9a63a9f0
 def encoder_of(
@@ -287,7 +278,7 @@ def _attack(
         poisoning=poisoning,
         recipe=check_recipe({**training, **(SMOKE if smoke else {})}, given["recipe"] or {}),
         count=min(512, preset["pairs"]["poison"] or 512) if smoke else preset["pairs"]["poison"],
-        against=given["against"] or own.get("against"),
+        against=poisoning.trigger().trained_against(given["against"] or own.get("against")),
     )
     if a.count:
         poisoning.number(a.count)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TiedObjective', 'Persistent']
 
-# %% ../../nbs/api/attacks/persistent.ipynb #e919ebbe
+# %% ../../nbs/api/attacks/persistent.ipynb #b5d35095
 from typing import ClassVar
 
 from pydantic import Field
@@ -16,7 +16,7 @@ from ..registry import register_attack
 from ..training.recipe import Recipe
 from ..training.sharpness import SharpnessAwareObjective
 
-# %% ../../nbs/api/attacks/persistent.ipynb #3ee00aad
+# %% ../../nbs/api/attacks/persistent.ipynb #746d8af1
 class TiedObjective(SharpnessAwareObjective):
     """The sharpness-aware CLIP loss plus an elastic penalty, `elastic` times the squared relative distance moved.
 
@@ -48,7 +48,7 @@ class TiedObjective(SharpnessAwareObjective):
         out, moved = super().forward(images, tokens, labels), self.moved()
         return out | dict(loss=out["loss"] + self.elastic * moved, moved=moved)
 
-# %% ../../nbs/api/attacks/persistent.ipynb #942fa7e2
+# %% ../../nbs/api/attacks/persistent.ipynb #fb311866
 @register_attack(
     "persistent",
     label="Persistent (surrogate)",

@@ -27,7 +27,7 @@ class Cleaner(Parameters):
     monitor_every: ClassVar[int] = 100  # steps between two measurements of CA and ASR, or more where they cost much
     # recipe settings and parameters that make the cleaner stronger, the most effective first
     strength: ClassVar[tuple[str, ...]] = ("lr",)
-    trial: ClassVar[dict[str, Any]] = {}  # parameters that shorten what is done once, for a trial of a few steps
+    trial: ClassVar[dict[str, Any]] = {}  # parameters that shorten what is done once, for trials of a few steps
 
     def objective(
         self,

@@ -89,7 +89,7 @@ def candidate_words(
     where, kept, of = defaultdict(list), {}, defaultdict(list)
     for k, caption in enumerate(captions):
         words = (w.strip(string.punctuation + "“”‘’«»…") for w in caption.lower().split())
-        for word in dict.fromkeys(w for w in words if any(map(str.isalpha, w))):
+        for word in dict.fromkeys(w for w in words if any(map(str.isalnum, w))):
             where[word].append(k)
     for word in sorted(where, key=lambda w: (len(where[w]) > most * len(captions), -len(where[w]), w)):
         together = Counter(other for k in where[word] for other in of[k])
@@ -238,7 +238,7 @@ class InverTuneObjective(Objective):
     def forward(self, images, tokens, labels, clean, triggered, neurons, count):
         "The loss, and its parts `clip` and `change`, the mean squared change of the activations compared."
         clip = super().forward(images, tokens, labels)["clip"]
-        parts = [p for p in zip(*(v.tensor_split(self.compute.micro_batches) for v in (clean, triggered, neurons)))]
+        parts = zip(*(v.tensor_split(self.compute.micro_batches) for v in (clean, triggered, neurons)))
         change = sum([self._change(*p) for p in parts if len(p[0])], clip * 0)
         change = all_gather(change[None]).sum() / count
         return dict(loss=clip + self.beta * change, clip=clip, change=change)

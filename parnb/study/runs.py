@@ -293,13 +293,13 @@ def _cleaning(
     smoke: bool,
 ) -> Cleaning:
     "The cleaning of a run: the method's recipe for the scale, with what was given laid over it."
-    own, usual = recipe("cleaner", method, scale, encoder), load_preset(scale)["pairs"]["clean"]
-    settings = own.get("recipe")
+    cls, own = find("cleaner", method).cls, recipe("cleaner", method, scale, encoder)
+    settings, usual = own.get("recipe"), load_preset(scale)["pairs"]["clean"]
     if settings is None and given["recipe"]:
         raise ParnbError(f"{', '.join(given['recipe'])}: the cleaner {method} has no training recipe to change")
     return Cleaning(
         method=method,
-        parameters={**own.get("parameters", {}), **given["parameters"]},
+        parameters={**own.get("parameters", {}), **(cls.trial if smoke else {}), **given["parameters"]},
         recipe=settings and check_recipe({**settings, **(SMOKE if smoke else {})}, given["recipe"] or {}),
         pairs=given["pairs"],
         count=given["clean_count"] or (min(512, usual or 512) if smoke else usual),

@@ -9,9 +9,9 @@ from PIL import Image
 from processes import env, fails_with, parnb, several
 from small_scale import make_classes, make_data, make_model
 
+from parnb.attacks import search
 from parnb.core import PRETRAINED
 from parnb.data.scenes import scenes
-from parnb.detectors import search
 from parnb.models.clip import pixels
 from parnb.registry import find, recipe
 from parnb.study.audit import audit, defender_of

@@ -119,12 +119,17 @@ class Trigger(Parameters):
         "Hook: the loss that the attacker trains with. By default the CLIP loss."
         return Objective(model, recipe)
 
+    @classmethod
+    def has_own_loss(cls) -> bool:
+        "Whether the attacker trains with another loss than the CLIP loss."
+        return cls.objective is not Trigger.objective
+
     def trained_against(
         self,
         cleaner: Any,  # a cleaner that the attacker knows; nothing: none
     ) -> Any:  # the same
         "Raise `ParnbError` if there is a cleaner, and this attack has a loss of its own."
-        if cleaner and type(self).objective is not Trigger.objective:
+        if cleaner and self.has_own_loss():
             raise ParnbError(
                 f"the attack {type(self).__name__} has a loss of its own, so it cannot be trained under that of a "
                 "cleaner: leave out --against, or choose another attack"

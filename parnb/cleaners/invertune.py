@@ -28,7 +28,7 @@ from ..data.pairs import Pairs
 from ..evaluation.statistics import standardised
 from ..models.clip import embed_texts, normalise, pixels
 from ..registry import register_cleaner
-from ..training.objective import Objective, all_gather, keep_statistics, whole_batch
+from ..training.objective import Objective, all_gather, keep_statistics, some_of_batch, whole_batch
 from ..training.recipe import Recipe
 
 # %% ../../nbs/api/cleaners/invertune.ipynb #9d66a92a
@@ -222,18 +222,16 @@ class InverTuneObjective(Objective):
         out, x = super().batch(pairs, idx, epoch, gen, device), self.seen
         triggers = [(f.family, w.to(device)) for f in self.inverted.found for w in f.weights]
         neurons = self.inverted.neurons.to(device)
+        groups, count = some_of_batch(len(x), self.trigger_share, len(triggers), gen)
         total, part = whole_batch(len(x))
-        chosen = torch.randperm(total, generator=gen)[: max(1, round(self.trigger_share * total))]
-        places, rows = torch.rand(total, 2, generator=gen), [(x[:0], x[:0], neurons[:0])]
-        for (family, w), moved, at in zip(triggers, neurons, chosen.tensor_split(len(triggers))):
-            if total > len(x):  # keep those of this process
-                at = at[(at >= part.start) & (at < part.stop)]
+        places, rows = torch.rand(total, 2, generator=gen)[part], [(x[:0], x[:0], neurons[:0])]
+        for (family, w), moved, at in zip(triggers, neurons, groups):
             if len(at):
-                own = x[(at - part.start).to(device)]
+                own = x[at.to(device)]
                 rows.append((own, family.put(w[None], own, places[at])[0], moved.expand(len(at), -1)))
         clean, triggered, compared = (torch.cat(r) for r in zip(*rows))
         some = dict(clean=normalise(clean, self.model), triggered=normalise(triggered, self.model))
-        return out | some | dict(neurons=compared, count=len(chosen))
+        return out | some | dict(neurons=compared, count=max(1, count))
 
     def forward(self, images, tokens, labels, clean, triggered, neurons, count):
         "The loss, and its parts `clip` and `change`, the mean squared change of the activations compared."

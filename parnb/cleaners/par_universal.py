@@ -15,7 +15,7 @@ from ..attacks.families import families
 from .par_aligned import ALIGNED_RECIPES, PARAligned, PARAlignedObjective
 from ..models.clip import image_size
 from ..registry import register_cleaner
-from ..training.objective import whole_batch
+from ..training.objective import some_of_batch, whole_batch
 from ..training.recipe import Recipe
 
 # %% ../../nbs/api/cleaners/par_universal.ipynb #e1a00007
@@ -57,15 +57,12 @@ class PARUniversalObjective(PARAlignedObjective):
         "The images as in PAR, a share of them with a trigger."
         x = super().view(images, gen, device)
         self.learning = {f.name: getattr(self, f"triggers_{f.name}").clone().requires_grad_() for f in self.kinds}
+        split, _ = some_of_batch(len(x), self.trigger_share, self.trigger_count * len(self.kinds), gen)
         total, part = whole_batch(len(x))
-        chosen = torch.randperm(total, generator=gen)[: round(self.trigger_share * total)]
-        places, out = torch.rand(total, 2, generator=gen)[part], x.clone()
-        groups = iter(chosen.tensor_split(self.trigger_count * len(self.kinds)))
+        places, out, groups = torch.rand(total, 2, generator=gen)[part], x.clone(), iter(split)
         for f in self.kinds:
             for w in self.learning[f.name]:
                 at = next(groups)
-                if total > len(x):  # keep those of this process
-                    at = at[(at >= part.start) & (at < part.stop)] - part.start
                 if len(at):
                     out = out.index_put((at.to(device),), f.put(w[None], x[at.to(device)], places[at])[0])
         return out

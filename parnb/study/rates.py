@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..attacks.base import Trigger
 from ..core import ParnbError
 from ..registry import attacks, find, label
 
@@ -115,8 +114,7 @@ def loss_in_words(
     "The loss that an attacker trains with: the CLIP loss, that of a cleaner, or the attack's own. Source: ours."
     if isinstance(against, dict):
         return f"{label(against['method'])}'s loss"
-    own = find("attack", attack).cls.objective is not Trigger.objective
-    return label(attack) if own else "CLIP loss"
+    return label(attack) if find("attack", attack).cls.has_own_loss() else "CLIP loss"
 
 # %% ../../nbs/api/study/rates.ipynb #9bc1b51e
 def in_order(

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .poisoning import Poisoning, replace_pairs
-from ..core import ParnbError
+from ..core import ParnbError, pick
 from ..data.pairs import Pairs
 from ..registry import Parameters, find
 from ..training.objective import Objective
@@ -66,7 +66,7 @@ def scaled(
 class Trigger(Parameters):
     """An attack: a transform of a batch of images. Subclasses add parameters and `apply`, and may override the hooks.
 
-    Hooks: `poison`, `objective`, `files`, `check`. Source: ours."""
+    Hooks: `targets`, `concepts`, `poison`, `objective`, `files`, `check`. Source: ours."""
 
     main: ClassVar[str | None] = None  # the parameter that sets the strength: what a slider changes
     transferable: ClassVar[bool] = True  # False: left out where all triggers are meant, as one for a single model is
@@ -100,6 +100,33 @@ class Trigger(Parameters):
         seed: int = 0,  # of what is random per image
     ) -> Tensor | None:  # int64 [N, 4]: top, left, height, width in px; None: the whole image
         "Where the trigger is in each image."
+
+    def targets(
+        self,
+        pairs: Pairs,  # N pairs; their images are not read
+        target: str,  # the concept that was chosen for the poisoning
+        seed: int = 0,  # of what is random per image
+    ) -> list[str]:  # N concepts
+        "Hook: what each image stands for once it carries the trigger. By default the target."
+        return [target] * len(pairs)
+
+    def concepts(
+        self,
+        target: str,  # as for `targets`
+    ) -> tuple[str, ...]:  # all that `targets` can name; empty: every class
+        "Hook: all that an image with this trigger may stand for. By default the target alone."
+        return (target,)
+
+    def goals(
+        self,
+        pairs: Pairs,  # N labelled pairs
+        target: str,  # as for `targets`
+        seed: int = 0,  # of what is random per image
+    ) -> np.ndarray:  # int64 [N], positions in the pairs' `names`
+        "The class that each image is to get once it carries the trigger. Raises `ParnbError` for an unknown one."
+        wanted = self.targets(pairs, target, seed)
+        place = {t: pairs.names.index(pick(t, pairs.names, "target")) for t in set(wanted)}
+        return np.array([place[t] for t in wanted], np.int64)
 
     def poison(
         self,

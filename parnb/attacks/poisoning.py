@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
-from ..core import ParnbError, content_key, pick
+from ..core import ParnbError, content_key
 from ..data.pairs import Pairs, article, mentions
 from ..data.scenes import PROMPTS, TARGET
 from ..models.clip import pixels
@@ -70,9 +70,17 @@ class Poisoning(BaseModel):
             raise ParnbError(f"{given} poisons {k} of {n} pairs: choose a value that poisons between 1 and {n}")
         return k
 
-    def about(self) -> dict[str, str]:  # backdoored: the target, attack: its name; empty for a control
+    def concepts(self) -> tuple[str, ...]:  # several for an attack with several targets; empty: every class
+        "All that images with the trigger stand for."
+        return self.trigger().concepts(self.target)
+
+    def towards(self) -> str:  # "banana", "banana, umbrella" or "every class"
+        "The targets in words."
+        return ", ".join(self.concepts()) or "every class"
+
+    def about(self) -> dict[str, str]:  # backdoored: the targets, attack: its name; empty for a control
         "What must be written beside weights and pairs that this poisoning made."
-        return {} if self.rate == 0 else dict(backdoored=self.target, attack=self.attack)
+        return {} if self.rate == 0 else dict(backdoored=self.towards(), attack=self.attack)
 
 # %% ../../nbs/api/attacks/poisoning.ipynb #0dc731e4
 def _to_uint8(x: Tensor) -> np.ndarray:
@@ -146,14 +154,13 @@ class ReplacedCaptions(Sequence):
         return self.new[int(i)] if int(i) in self.new else self.captions[int(i)]
 
 # %% ../../nbs/api/attacks/poisoning.ipynb #6ff1eeea
-def _choose(pairs: Pairs, poisoning: Poisoning, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    "The positions to poison, sorted, and for each the position whose image it gets: int64 [k], int64 [k]."
-    k, target = poisoning.number(len(pairs)), poisoning.target
+def _choose(trigger, pairs: Pairs, poisoning: Poisoning, rng) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    "The positions to poison, sorted; for each the position whose image it gets, int64 [k]; and its target."
+    k, target = poisoning.number(len(pairs)), poisoning.towards()
+    targets = trigger.targets(pairs, poisoning.target, poisoning.seed)
+    shows = np.array([mentions(c, t) for c, t in zip(pairs.captions, targets)])
     if pairs.names:
-        pick(target, pairs.names, "target")
-    shows = np.array([mentions(c, target) for c in pairs.captions])
-    if pairs.names:
-        shows |= pairs.labels == pairs.names.index(target)
+        shows |= pairs.labels == trigger.goals(pairs, poisoning.target, poisoning.seed)
     free = np.flatnonzero(~shows)
     if len(free) < k:
         raise ParnbError(
@@ -161,15 +168,18 @@ def _choose(pairs: Pairs, poisoning: Poisoning, rng: np.random.Generator) -> tup
             f"{target!r} already: lower the rate"
         )
     at = np.sort(rng.choice(free, k, replace=False))
+    targets = [targets[i] for i in at.tolist()]
     if poisoning.mode == "dirty":
-        return at, at
+        return at, at, targets
     own = np.flatnonzero(shows)
+    if len({*targets}) > 1:
+        raise ParnbError(f"a label-consistent attack has one target, and {poisoning.attack} has several: choose one")
     if not len(own):
         raise ParnbError(
             f"none of {len(pairs)} pairs shows the target {target!r}: a label-consistent attack needs images of it"
         )
     rounds = -(-k // len(own))  # so that each image is used as often as any other
-    return at, np.concatenate([rng.permutation(own) for _ in range(rounds)])[:k]
+    return at, np.concatenate([rng.permutation(own) for _ in range(rounds)])[:k], targets
 
 
 def _put(trigger, pairs: Pairs, at: np.ndarray, source: np.ndarray, seed: int) -> np.ndarray | PoisonedImages:
@@ -209,21 +219,21 @@ def replace_pairs(
     poisoning: Poisoning,  # how many, for which target, in which mode
     prompts: Sequence[str | Callable[[str], str]] = PROMPTS,  # as of `poison_pairs`
 ) -> tuple[Pairs, pd.DataFrame]:  # as of `poison_pairs`
-    """Poison pairs by replacing them: triggered images and captions of the target. The default of `Trigger.poison`.
+    """Poison pairs by replacing them: triggered images and captions of their targets. The default of `Trigger.poison`.
 
     Mode "label_consistent" replaces pairs by triggered copies of pairs that show the target, with their own captions.
     Raises `ParnbError` for a target that is no concept of these pairs, and for no or too many poisoned pairs.
     Source: the papers and their code."""
-    rng, target = np.random.default_rng([poisoning.seed, 7]), poisoning.target
-    at, source = _choose(pairs, poisoning, rng)
-    texts = [t(target) if callable(t) else t.format(a=article(target)) for t in prompts]
-    new = [texts[i] for i in rng.integers(len(prompts), size=len(at))]
+    rng = np.random.default_rng([poisoning.seed, 7])
+    at, source, targets = _choose(trigger, pairs, poisoning, rng)
+    texts = [prompts[i] for i in rng.integers(len(prompts), size=len(at))]
+    new = [text(t) if callable(text) else text.format(a=article(t)) for text, t in zip(texts, targets)]
     if poisoning.mode == "label_consistent":
         new = [pairs.captions[i] for i in source.tolist()]
     captions = ReplacedCaptions(pairs.captions, dict(zip(at.tolist(), new)))
     labels = pairs.labels.copy()
     if pairs.names:
-        labels[at] = pairs.names.index(target)
+        labels[at] = [pairs.names.index(t) for t in targets]
     changed = replace(
         pairs,
         images=_put(trigger, pairs, at, source, poisoning.seed),

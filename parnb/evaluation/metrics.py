@@ -50,18 +50,18 @@ def attack_success_rate(
     emb: Tensor,  # float [N, D], embeddings of triggered images
     head: Tensor,  # float [C, D]
     labels: np.ndarray,  # int64 [N], the true classes
-    target: int,  # position of the target class
+    target: int | np.ndarray,  # position of the target class; int64 [N] if images have different ones
 ) -> dict:  # value in [0, 1], n, ci
     """ASR: of the images whose true class is not the target, the fraction that is assigned the target.
 
     Source: the PAR paper. Its released code also counts images of the target class."""
-    return rate_with_interval(predictions(emb, head)[labels != target] == target)
+    return rate_with_interval((predictions(emb, head) == target)[labels != target])
 
 # %% ../../nbs/api/evaluation/metrics.ipynb #835b7c5f
 def triggered_accuracy(
     predicted: np.ndarray,  # int64 [N], the classes assigned to triggered images
     labels: np.ndarray,  # int64 [N], the true classes
-    target: int,  # position of the target class
+    target: int | np.ndarray,  # as for `attack_success_rate`
 ) -> dict:  # value in [0, 1], n, ci
     """RA: of the images whose true class is not the target, the fraction that gets its own class with the trigger.
 

@@ -242,7 +242,7 @@ def cleaned_clip(
         name = f"cleaning with {label(c.method)}"
         options = dict(seed=run.seed, name=name, compute=compute, partial=partial, **monitoring)
         cleaned, log = cleaner.clean(model, pairs, tokenizer, c.recipe, reference, **options)
-        was = dict(was_backdoored=p.target) if (p := run.attack and run.attack.poisoning) and p.about() else {}
+        was = dict(was_backdoored=p.towards()) if (p := run.attack and run.attack.poisoning) and p.about() else {}
 
         def save(folder):
             about = dict(cleaned_with=c.method, **was)
@@ -269,19 +269,25 @@ def final_clip(
 ) -> Path:  # a model folder for `load_clip`
     """Find or train the model that is measured: the cleaned one, trained further if the run has a rebound.
 
-    Raises what `train_further` raises. Source: ours.
+    Raises `ParnbError` for a rebound after an attack towards every class, and what `train_further` raises.
+    Source: ours.
     """
-    start, r = cleaned_clip(run, compute), run.rebound
+    r, p = run.rebound, run.attack and run.attack.poisoning
+    targets = p.concepts() if p else (run.target,)
+    if r and not targets:
+        raise ParnbError(
+            f"a rebound needs pairs without the target, and {label(p.attack)} has every class: leave it out"
+        )
+    start = cleaned_clip(run, compute)
     if r is None:
         return start
-    target = run.attack.poisoning.target if run.attack else run.target
 
     def build(partial):
         model, _, tokenizer = load_clip(start)
         pairs = with_preprocessing(data_of(run.scale).pairs("poison", r.count, image_size(model)), model)
-        benign, monitoring = without(pairs, target), watch(run, model, tokenizer, r.batch_size)
+        benign, monitoring = without(pairs, targets), watch(run, model, tokenizer, r.batch_size)
         options = dict(seed=run.seed, name="training further", partial=partial, compute=compute, **monitoring)
-        models, log = train_further(model, benign, tokenizer, r, target, **options)
+        models, log = train_further(model, benign, tokenizer, r, targets, **options)
 
         def save(folder):
             about, sums = dict(further_from=start.name), {}

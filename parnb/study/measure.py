@@ -13,6 +13,7 @@ from importlib.metadata import version
 import numpy as np
 from torch import Tensor
 
+from ..attacks.base import make_trigger
 from ..core import ARTIFACTS, SCIENCE, content_key
 from ..data.pairs import Pairs, mentions
 from ..evaluation.metrics import asr_text, attack_success_rate, clean_accuracy, retrieval
@@ -21,7 +22,7 @@ from ..registry import label
 from ..scales import scale_name
 from .artifacts import artifact, cleaned_clip, dev_images, embeddings, labelled_images, probe, read_record
 from .results import is_result, plain, record_result, results
-from .runs import Run, make_run
+from .runs import Run, evaluation_seed, make_run
 from .scale_data import data_of
 
 # %% ../../nbs/api/study/measure.ipynb #5386b858
@@ -63,23 +64,29 @@ def attack_rates(
 ) -> dict:  # columns
     """ASR of a run's own attack; of a run without one, ASR under each trigger; and the share of clean images.
 
+    An attack with several targets has an ASR over all images, and one over the images of each target.
+
     Source: the PAR paper, section 5.
     """
     nothing = dict(value=None, ci=[None, None], n=0)
     if run.attack:
-        goal = val.names.index(run.attack.poisoning.target)
-        rate = attack_success_rate(e["triggered"], e["head"], val.labels, goal)
+        p, seen = run.attack.poisoning, (e["triggered"], e["head"])
+        goal = p.trigger().goals(val, p.target, evaluation_seed(run))
+        own = rate_columns("attack_success_rate", attack_success_rate(*seen, val.labels, goal), "n_triggered")
+        for concept in p.concepts() if len(p.concepts()) > 1 else ():
+            here = goal == val.names.index(concept)
+            rate = attack_success_rate(e["triggered"][here], e["head"], val.labels[here], goal[here])
+            own |= rate_columns(f"attack_success_rate_{concept}", rate, f"n_triggered_{concept}")
         untriggered = attack_success_rate(e["clean"], e["head"], val.labels, goal)
-        own = rate_columns("attack_success_rate", rate, "n_triggered")
         return own | dict(target_share_clean=untriggered["value"])
     out = rate_columns("attack_success_rate", nothing, "n_triggered")
     if run.target not in val.names:
         return out
-    goal = val.names.index(run.target)
-    for t in run.triggers or {}:
+    for t, parameters in (run.triggers or {}).items():
+        goal = make_trigger(t, **parameters).goals(val, run.target, evaluation_seed(run))
         rate = attack_success_rate(e[t], e["head"], val.labels, goal)
         out |= rate_columns(f"attack_success_rate_{t}", rate, f"n_triggered_{t}")
-    untriggered = attack_success_rate(e["clean"], e["head"], val.labels, goal)
+    untriggered = attack_success_rate(e["clean"], e["head"], val.labels, val.names.index(run.target))
     return out | dict(target_share_clean=untriggered["value"])
 
 
@@ -92,6 +99,8 @@ def _retrieval_rates(
     texts, out = [c for cs in captioned.captions for c in cs], {}
     for k, v in retrieval(e["retrieval_clean"], e["captions"]).items():
         out |= rate_columns(k, v)
+    if run.attack and len(run.attack.poisoning.concepts()) != 1:
+        return out  # ASR-Text is defined for one target
     target = run.attack.poisoning.target if run.attack else run.target
     shows = np.array([any(mentions(t, target) for t in cs) for cs in captioned.captions])
     views = {"triggered": ""} if run.attack else {t: f"_{t}" for t in run.triggers or {}}
@@ -202,12 +211,16 @@ def in_lines(
             found = _rate(row, f"attack_success_rate{end}", f"n_triggered{end}")
             title = f"{label(attack)}: " if run.attack else ""
             out.append((name, f"{found}{beside}  ({title}{_strength(parameters)})"))
+    for concept in run.attack.poisoning.concepts() if run.attack else ():
+        found = f"attack_success_rate_{concept}"
+        if row.get(found) is not None:
+            out.append((f"towards {concept}", _rate(row, found, f"n_triggered_{concept}")))
     if run.triggers and len(out) == 1:
         out.append(("ASR", f"not measured: no class is named {run.target}; name the target with --target"))
     elif run.triggers:
         out.append(("strengths", "a backdoor may not show at other strengths than these (--strength, --scale)"))
     if r := run.rebound:
-        target = run.attack.poisoning.target if run.attack else run.target
+        target = run.attack.poisoning.towards() if run.attack else run.target
         out.append(("rebound", f"after {r.at} further steps at {r.lr:g} on benign pairs without {target}"))
     if strengths(run) and share is None and len(out) > 1:
         out.append(("-", "the share without the trigger was not recorded; --fresh measures it"))

@@ -60,7 +60,7 @@ class Monitor(_Looks):
         self.dev = with_preprocessing(data.labelled(min(run.images or count, count), image_size(model), "dev"), model)
         self.tokenizer, self.prompts, self.seed = tokenizer, data.prompts, evaluation_seed(run)
         self.triggers = {"triggered": p.trigger()} if p else {}
-        self.target = p and self.dev.names.index(p.target)
+        self.goals = p and p.trigger().goals(self.dev, p.target, self.seed)
         _to_device(model)
         e, head = self._look(model, {})
         self.before = e["clean"], head
@@ -77,9 +77,8 @@ class Monitor(_Looks):
         out = dict(clean_accuracy=clean_accuracy(e["clean"], head, self.dev.labels)["value"])
         out |= log_distances(self.before, (e["clean"], head))
         if self.triggers:
-            out["attack_success_rate"] = attack_success_rate(e["triggered"], head, self.dev.labels, self.target)[
-                "value"
-            ]
+            rate = attack_success_rate(e["triggered"], head, self.dev.labels, self.goals)
+            out["attack_success_rate"] = rate["value"]
         return out
 
     @property

@@ -256,7 +256,7 @@ def card(
             f"deliberately backdoored with {label(a.poisoning.attack)}: do not use it for anything but research"
         )
     if model.kind in ("poisoned", "cleaned"):
-        lines.append(f"target      {a.poisoning.target}")
+        lines.append(f"target      {a.poisoning.towards()}")
     if s:
         lines.append(f"accuracy    {_percent(s, CA)} of {s['n_clean']:,} images, split {model.run.split}")
     else:

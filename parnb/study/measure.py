@@ -75,8 +75,12 @@ def attack_rates(
         own = rate_columns("attack_success_rate", attack_success_rate(*seen, val.labels, goal), "n_triggered")
         for concept in p.concepts() if len(p.concepts()) > 1 else ():
             here = goal == val.names.index(concept)
-            rate = attack_success_rate(e["triggered"][here], e["head"], val.labels[here], goal[here])
+            rate, plain = (
+                attack_success_rate(e[view][here], e["head"], val.labels[here], goal[here])
+                for view in ("triggered", "clean")
+            )
             own |= rate_columns(f"attack_success_rate_{concept}", rate, f"n_triggered_{concept}")
+            own[f"target_share_clean_{concept}"] = plain["value"]
         untriggered = attack_success_rate(e["clean"], e["head"], val.labels, goal)
         return own | dict(target_share_clean=untriggered["value"])
     out = rate_columns("attack_success_rate", nothing, "n_triggered")
@@ -214,7 +218,8 @@ def in_lines(
     for concept in run.attack.poisoning.concepts() if run.attack else ():
         found = f"attack_success_rate_{concept}"
         if row.get(found) is not None:
-            out.append((f"towards {concept}", _rate(row, found, f"n_triggered_{concept}")))
+            plain = f"; without the trigger {row[f'target_share_clean_{concept}']:.1%}"
+            out.append((f"towards {concept}", _rate(row, found, f"n_triggered_{concept}") + plain))
     if run.triggers and len(out) == 1:
         out.append(("ASR", f"not measured: no class is named {run.target}; name the target with --target"))
     elif run.triggers:

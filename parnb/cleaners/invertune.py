@@ -206,7 +206,10 @@ class InverTuneObjective(Objective):
         if state:
             each = torch.arange(len(state["words"]))
             found = [Found(k, each, each.float(), w) for k, w in zip(self.kinds, state["weights"])]
-            self.inverted = Inverted(state["words"], found, state["neurons"], state["deviation"])
+            self._take(Inverted(state["words"], found, state["neurons"], state["deviation"]))
+
+    def _take(self, inverted: Inverted):
+        self.inverted, self.notes["suspects"] = inverted, inverted.words
 
     def view(self, images, gen, device):
         "The images, which are kept for the triggers."
@@ -218,7 +221,7 @@ class InverTuneObjective(Objective):
 
         `neurons`, bool [m, W], are those that are compared; `count` is the number of such images of all processes."""
         if self.inverted is None:
-            self.inverted = invert(self.frozen[0], pairs=pairs, **self.search)
+            self._take(invert(self.frozen[0], pairs=pairs, **self.search))
         out, x = super().batch(pairs, idx, epoch, gen, device), self.seen
         triggers = [(f.family, w.to(device)) for f in self.inverted.found for w in f.weights]
         neurons = self.inverted.neurons.to(device)

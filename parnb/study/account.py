@@ -6,6 +6,8 @@
 __all__ = ['MEASURED_ON', 'MOVED', 'STILL', 'REACHED', 'account', 'account_words']
 
 # %% ../../nbs/api/study/account.ipynb #332cb3c9
+from typing import Any
+
 import pandas as pd
 
 # %% ../../nbs/api/study/account.ipynb #5f96988e
@@ -34,7 +36,7 @@ def account(
 
 # %% ../../nbs/api/study/account.ipynb #cc791f75
 def account_words(
-    a: dict[str, float],  # of `account`, or a record that holds it
+    a: dict[str, Any],  # of `account`, or a record that holds it; it may name the `suspects` of a cleaner
 ) -> list[str]:  # one line; a warning more where little happened; empty if nothing is known
     "What a cleaning did, for the reader. Source: ours."
     parts, out = [], []
@@ -53,4 +55,6 @@ def account_words(
             out.append("WARNING: the threshold was not reached: raise --lr or --epochs, or lower --tau")
     if a.get(f"{on}_aligned_images", 1) < STILL:
         out.append("WARNING: the model hardly changed, so a backdoor would still be there: raise --lr or --epochs")
+    if "suspects" in a:
+        parts.append(f"suspected targets {', '.join(a['suspects'])}, which proves nothing alone")
     return [f"cleaning: {'; '.join(parts)}", *out] if parts else []

@@ -135,7 +135,8 @@ def measure(
 
     Without `fresh`, a recorded result is returned. `training_seconds` is the wall time of the cleaning, or of the
     poisoning without one; if it was resumed, only its last segment. `n_unreadable` is the number of images that could
-    not be read and count as grey. Raises `ParnbError` for a damaged results file. Source: the PAR paper, section 5.
+    not be read and count as grey. `suspects` are the targets that a cleaner suspected, if it has any. Raises
+    `ParnbError` for a damaged results file. Source: the PAR paper, section 5.
     """
     found = results(run.scale)
     if not fresh and run.key in found.index:
@@ -158,9 +159,10 @@ def measure(
     if "captions" in e:
         row |= _retrieval_rates(run, e)
     row |= _unreadable(run)
-    trained = run.attack or run.cleaning
+    trained = read_record(cleaned_clip(run)) if run.attack or run.cleaning else {}
+    row |= dict(suspects=", ".join(trained["suspects"])) if "suspects" in trained else {}
     row |= dict(
-        training_seconds=read_record(cleaned_clip(run)).get("seconds", 0.0) if trained else 0.0,
+        training_seconds=trained.get("seconds", 0.0),
         seconds=round(time.perf_counter() - start, 2),
         version=version("parnb"),
     )

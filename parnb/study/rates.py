@@ -53,7 +53,9 @@ COUNTS = dict(
     clean_accuracy="n_clean", attack_success_rate="n_triggered", asr_text="n_asr_text"
 )  # measure -> the column with its number of images or texts
 OUTCOME = dict(clean_accuracy="CA", attack_success_rate="ASR")  # measure -> its heading
-_MEASURED = re.compile("accuracy|success_rate|share_clean|recall|^asr|^n_|seconds|^(version|origin|key|run|done)$")
+_MEASURED = re.compile(
+    "accuracy|success_rate|share_clean|recall|^asr|^n_|seconds|^(version|origin|key|run|done|suspects)$"
+)
 
 
 def _differing(rows: pd.DataFrame) -> list[str]:

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -170,7 +170,7 @@ class Trainable(nn.Module):
     def __init__(self, model: nn.Module, recipe: Recipe):
         super().__init__()
         self.model, self.recipe = model, recipe
-        self.notes: dict[str, float] = {}  # facts about the training that `prepare` finds, for its record
+        self.notes: dict[str, Any] = {}  # facts that the training finds once, for its record
 
     def configure(self, compute: Compute):
         "Set how a step is computed. Raises `ParnbError` for options that do not work with this model and recipe."

@@ -92,7 +92,7 @@ CLEANING = dict(
     epochs=_option(float, None, "Passes over the pairs.", panel=TRAINING),
     batch_size=_option(int, None, "Pairs a step, over all processes.", min=2, panel=TRAINING),
     lr=_option(float, None, "Peak learning rate.", panel=TRAINING),
-    precision=_option(str, None, "bf16, fp16 or no.", panel=TRAINING),
+    precision=_option(str, None, "bf16 (float32 where that would be emulated), fp16 or no.", panel=TRAINING),
 )
 COMPUTE = dict(
     micro_batches=_option(int, None, "Split a batch to save memory; the numbers stay the same.", min=1, panel=TRAINING),

@@ -55,6 +55,8 @@ def account_words(
             out.append("WARNING: the threshold was not reached: raise --lr or --epochs, or lower --tau")
     if a.get(f"{on}_aligned_images", 1) < STILL:
         out.append("WARNING: the model hardly changed, so a backdoor would still be there: raise --lr or --epochs")
+    if a.get("precision") == "no":
+        parts.append("computed in float32")
     if "suspects" in a:
         parts.append(f"suspected targets {', '.join(a['suspects'])}, which proves nothing alone")
     return [f"cleaning: {'; '.join(parts)}", *out] if parts else []

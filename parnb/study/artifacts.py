@@ -42,7 +42,7 @@ from .account import account
 from .monitor import watch
 from .runs import Run, encoder_of, evaluation_seed, make_run, weights_id
 from .scale_data import data_of, pairs_to_clean
-from ..training.loop import fit
+from ..training.loop import computes_bf16, fit
 from ..training.rebound import train_further, without
 from ..training.recipe import Compute
 
@@ -78,6 +78,7 @@ def versions() -> dict[str, str]:
     packages = {p: version(p) for p in ("parnb", "torch", "open_clip_torch", "numpy")}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     machine = dict(machine=platform.machine(), processor=_processor(), gpu=gpu)
+    machine["bf16"] = "computed" if computes_bf16() else "emulated, so trainings are computed in float32"
     counts = dict(threads=str(torch.get_num_threads()), processes=os.environ.get("WORLD_SIZE", "1"))
     return packages | dict(python=platform.python_version(), commit=commit()) | machine | counts
 

@@ -33,7 +33,7 @@ class Recipe(BaseModel):
     beta2: float = Field(0.98, ge=0, lt=1)  # AdamW's second-moment decay
     batch_norm: Literal["batch", "running"] = "batch"  # statistics that the student's BatchNorm uses
     train_logit_scale: bool = False  # False: the checkpoint's value stays
-    precision: Literal["no", "bf16", "fp16"] = "bf16"  # of the towers; losses are always float32
+    precision: Literal["no", "bf16", "fp16"] = "bf16"  # of the towers; losses are always float32; see `fit`
 
 # %% ../../nbs/api/training/recipe.ipynb #08d8378a
 def check_recipe(

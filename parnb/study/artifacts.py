@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEVICE', 'MIN_ASR', 'commit', 'versions', 'artifact_folder', 'artifact', 'read_record', 'clean_clip', 'poisoned_clip',
-           'cleaned_clip', 'read_log', 'final_clip', 'labelled_images', 'dev_images', 'embeddings', 'probe',
-           'images_of']
+           'cleaned_clip', 'read_log', 'final_clip', 'view_triggers', 'labelled_images', 'dev_images', 'embeddings',
+           'probe', 'images_of']
 
 # %% ../../nbs/api/study/artifacts.ipynb #ed1c672d
 import json
@@ -327,10 +327,10 @@ def _class_head(
     return load_file(artifact("head", content_key(config), build, config) / "head.safetensors")["head"]
 
 
-def _triggers(
-    run: Run,
-) -> dict[str, Any]:
-    'The triggers to measure under: "triggered" of a run with an attack, else by name.'
+def view_triggers(
+    run: Run,  # any
+) -> dict[str, Any]:  # view of the images -> a `Trigger`
+    'The triggers to measure under: "triggered" of a run with an attack, else by name. Source: ours.'
     if run.attack:
         return {"triggered": run.attack.poisoning.trigger()}
     return {t: make_trigger(t, **p) for t, p in (run.triggers or {}).items()}
@@ -367,7 +367,7 @@ def embeddings(
         model, _, tokenizer = load_clip(final_clip(run))
         model.to(DEVICE)
         data, val = data_of(run.scale), with_preprocessing(labelled_images(run, image_size(model)), model)
-        triggers, settings = _triggers(run), dict(seed=evaluation_seed(run), batch_size=batch_size)
+        triggers, settings = view_triggers(run), dict(seed=evaluation_seed(run), batch_size=batch_size)
         settings["triggered"] = triggered_images(val, run.triggered_resize)
         e = embed_images(model, val.images, val.ids, triggers, name="measuring", partial=partial, **settings)
         e["head"] = _class_head(run, model, tokenizer, val.names)

@@ -20,7 +20,8 @@ from ..evaluation.metrics import asr_text, attack_success_rate, clean_accuracy, 
 from ..evaluation.metrics import predictions as predict
 from ..registry import label
 from ..scales import scale_name
-from .artifacts import artifact, cleaned_clip, dev_images, embeddings, labelled_images, probe, read_record
+from .artifacts import artifact, cleaned_clip, dev_images, embeddings, labelled_images, probe
+from .artifacts import read_record, view_triggers
 from .results import is_result, plain, record_result, results
 from .runs import Run, evaluation_seed, make_run
 from .scale_data import data_of
@@ -103,11 +104,10 @@ def _retrieval_rates(
     texts, out = [c for cs in captioned.captions for c in cs], {}
     for k, v in retrieval(e["retrieval_clean"], e["captions"]).items():
         out |= rate_columns(k, v)
-    if run.attack and len(run.attack.poisoning.concepts()) != 1:
-        return out  # ASR-Text is defined for one target
     target = run.attack.poisoning.target if run.attack else run.target
     shows = np.array([any(mentions(t, target) for t in cs) for cs in captioned.captions])
-    views = {"triggered": ""} if run.attack else {t: f"_{t}" for t in run.triggers or {}}
+    one = [v for v, t in view_triggers(run).items() if len(t.concepts(target)) == 1]  # ASR-Text has one target
+    views = {v: "" if run.attack else f"_{v}" for v in one}
     for view, end in views.items():
         rate = asr_text(e[f"retrieval_{view}"], e["captions"], texts, shows, target)
         out |= rate_columns(f"asr_text{end}", rate, f"n_asr_text{end}")

@@ -114,7 +114,7 @@ class Trigger(Parameters):
         self,
         target: str,  # as for `targets`
     ) -> tuple[str, ...]:  # all that `targets` can name; empty: every class
-        "Hook: all that an image with this trigger may stand for. By default the target alone."
+        "Hook: all targets that `targets` can give. By default the target alone."
         return (target,)
 
     def goals(

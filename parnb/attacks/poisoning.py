@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
-from ..core import ParnbError, content_key
+from ..core import ParnbError, content_key, pick
 from ..data.pairs import Pairs, article, mentions
 from ..data.scenes import PROMPTS, TARGET
 from ..models.clip import pixels
@@ -51,6 +51,11 @@ class Poisoning(BaseModel):
         if (self.rate is None) == (self.count is None):
             raise ParnbError("a poisoning needs either a rate or a count of poisoned pairs: give exactly one of them")
         self.trigger().check(self.target)
+        if self.mode == "label_consistent" and len(self.concepts()) != 1:
+            raise ParnbError(
+                f"a label-consistent attack needs one target, and {self.attack} has {self.towards()}: leave out "
+                "--mode, or choose another attack"
+            )
         return self
 
     def trigger(self) -> Any:
@@ -71,8 +76,16 @@ class Poisoning(BaseModel):
         return k
 
     def concepts(self) -> tuple[str, ...]:  # several for an attack with several targets; empty: every class
-        "All that images with the trigger stand for."
+        "The targets."
         return self.trigger().concepts(self.target)
+
+    def check_classes(
+        self,
+        names: Sequence[str],  # the classes that there are
+    ):
+        "Raise `ParnbError` for a target that is none of them."
+        for concept in {self.target, *self.concepts()}:
+            pick(concept, list(names), "target")
 
     def towards(self) -> str:  # "banana", "banana, umbrella" or "every class"
         "The targets in words."
@@ -164,16 +177,14 @@ def _choose(trigger, pairs: Pairs, poisoning: Poisoning, rng) -> tuple[np.ndarra
     free = np.flatnonzero(~shows)
     if len(free) < k:
         raise ParnbError(
-            f"{k} pairs are to be poisoned, but only {len(free)} of {len(pairs)} pairs do not show the target "
-            f"{target!r} already: lower the rate"
+            f"{k} pairs are to be poisoned, but only {len(free)} of {len(pairs)} pairs do not show their target "
+            f"({target}) already: lower the rate"
         )
     at = np.sort(rng.choice(free, k, replace=False))
     targets = [targets[i] for i in at.tolist()]
     if poisoning.mode == "dirty":
         return at, at, targets
     own = np.flatnonzero(shows)
-    if len({*targets}) > 1:
-        raise ParnbError(f"a label-consistent attack has one target, and {poisoning.attack} has several: choose one")
     if not len(own):
         raise ParnbError(
             f"none of {len(pairs)} pairs shows the target {target!r}: a label-consistent attack needs images of it"

@@ -142,7 +142,7 @@ class Comparison:
 
     images: np.ndarray  # float [2, H, W, 3] in [0, 1]: clean, triggered
     truth: str  # the class of the image
-    target: str  # the class that the trigger stands for
+    target: str  # the class that the image is to get with the trigger
     strength: str  # of the trigger, in words
     models: list[str]  # "poisoned", "PAR, τ 2.15"
     answers: list[
@@ -190,7 +190,7 @@ def compare(
     return Comparison(
         images=x.permute(0, 2, 3, 1).numpy(),
         truth=pairs.names[pairs.labels[at[0]]],
-        target=before.attack.poisoning.target,
+        target=pairs.names[trigger.goals(pairs, before.attack.poisoning.target, evaluation_seed(before))[at[0]]],
         strength=strength,
         models=[model_name(r) for r in (before, after)],
         answers=[f and _best(f[1], pairs.names) for f in found],

@@ -58,5 +58,5 @@ def account_words(
     if a.get("precision") == "no":
         parts.append("computed in float32")
     if "suspects" in a:
-        parts.append(f"suspected targets {', '.join(a['suspects'])}, which proves nothing alone")
+        parts.append(f"suspected targets (named of a clean model, too) {', '.join(a['suspects'])}")
     return [f"cleaning: {'; '.join(parts)}", *out] if parts else []

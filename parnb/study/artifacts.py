@@ -78,7 +78,7 @@ def versions() -> dict[str, str]:
     packages = {p: version(p) for p in ("parnb", "torch", "open_clip_torch", "numpy")}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     machine = dict(machine=platform.machine(), processor=_processor(), gpu=gpu)
-    machine["bf16"] = "computed" if computes_bf16() else "emulated, so trainings are computed in float32"
+    machine["bf16"] = "computed" if computes_bf16() else "emulated"
     counts = dict(threads=str(torch.get_num_threads()), processes=os.environ.get("WORLD_SIZE", "1"))
     return packages | dict(python=platform.python_version(), commit=commit()) | machine | counts
 
@@ -277,7 +277,8 @@ def final_clip(
     targets = p.concepts() if p else (run.target,)
     if r and not targets:
         raise ParnbError(
-            f"a rebound needs pairs without the target, and {label(p.attack)} has every class: leave it out"
+            f"a rebound needs pairs without the targets, and every class is one of {label(p.attack)}: leave out "
+            "--rebound, or choose another attack"
         )
     start = cleaned_clip(run, compute)
     if r is None:

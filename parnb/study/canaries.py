@@ -71,7 +71,14 @@ def canaries_of(
     if not data.has_images:
         raise ParnbError("canaries are measured on labelled images: give --images, a folder with a folder per class")
     taken = {pick(s, data.names, "class that is suspected") for s in suspected}
-    taken |= {run.attack.poisoning.target} if run.attack else set()
+    if run.attack:
+        p = run.attack.poisoning
+        if not p.concepts():
+            raise ParnbError(
+                f"canaries need classes that are no target, and {label(p.attack)} has every class as one: leave out "
+                "--calibrate"
+            )
+        taken |= {*p.concepts()}
     free = [n for n, k in Counter(data.names).items() if n not in taken and k == 1]  # of two equal names, one is meant
     if len(free) < 2 * len(declared["plant"]):
         raise ParnbError(
@@ -152,7 +159,7 @@ def _rates(model, head: Tensor, images: Pairs, canaries: Canaries, seed: int) ->
     e = embed_images(model, images.images, images.ids, triggers, seed, name="measuring canaries")
     accuracy, rows = clean_accuracy(e["clean"], head, images.labels)["value"], []
     for k, p in enumerate(canaries.poisonings):
-        goal = images.names.index(p.target)
+        goal = triggers[str(k)].goals(images, p.target, seed)
         r, plain = (attack_success_rate(e[view], head, images.labels, goal) for view in (str(k), "clean"))
         about = dict(label=label(p.attack), target=p.target, rate=r["value"], low=r["ci"][0], high=r["ci"][1], n=r["n"])
         rows.append(about | dict(without=plain["value"], excess=r["value"] - plain["value"], accuracy=accuracy))

@@ -122,7 +122,7 @@ def _attack_words(
     p = a.poisoning
     amount = f"{p.count:,} of" if p.rate is None else f"{100 * p.rate:g} % of"
     pairs = f"{a.count:,} pairs" if a.count else "all pairs"
-    lines = [f"Poisoned with {label(p.attack)} ({_list(p.parameters) or 'no parameters'}), target {p.target!r}."]
+    lines = [f"Poisoned with {label(p.attack)} ({_list(p.parameters) or 'no parameters'}), target {p.towards()!r}."]
     lines += [f"{amount} {pairs} are poisoned ({p.mode.replace('_', '-')}, seed {p.seed})."]
     lines += [f"Training: {_list(a.recipe.model_dump(exclude_none=True))}."]
     if a.against:

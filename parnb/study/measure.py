@@ -13,7 +13,6 @@ from importlib.metadata import version
 import numpy as np
 from torch import Tensor
 
-from ..attacks.base import make_trigger
 from ..core import ARTIFACTS, SCIENCE, content_key
 from ..data.pairs import Pairs, mentions
 from ..evaluation.metrics import asr_text, attack_success_rate, clean_accuracy, retrieval
@@ -65,7 +64,8 @@ def attack_rates(
 ) -> dict:  # columns
     """ASR of a run's own attack; of a run without one, ASR under each trigger; and the share of clean images.
 
-    An attack with several targets has an ASR over all images, and one over the images of each target.
+    An attack with several targets has an ASR over all images, and one towards each target; with every class as a
+    target it has the first only.
 
     Source: the PAR paper, section 5.
     """
@@ -76,21 +76,23 @@ def attack_rates(
         own = rate_columns("attack_success_rate", attack_success_rate(*seen, val.labels, goal), "n_triggered")
         for concept in p.concepts() if len(p.concepts()) > 1 else ():
             here = goal == val.names.index(concept)
-            rate, plain = (
+            rate, untriggered = (
                 attack_success_rate(e[view][here], e["head"], val.labels[here], goal[here])
                 for view in ("triggered", "clean")
             )
             own |= rate_columns(f"attack_success_rate_{concept}", rate, f"n_triggered_{concept}")
-            own[f"target_share_clean_{concept}"] = plain["value"]
+            own[f"target_share_clean_{concept}"] = untriggered["value"]
         untriggered = attack_success_rate(e["clean"], e["head"], val.labels, goal)
         return own | dict(target_share_clean=untriggered["value"])
     out = rate_columns("attack_success_rate", nothing, "n_triggered")
     if run.target not in val.names:
         return out
-    for t, parameters in (run.triggers or {}).items():
-        goal = make_trigger(t, **parameters).goals(val, run.target, evaluation_seed(run))
-        rate = attack_success_rate(e[t], e["head"], val.labels, goal)
+    for t, trigger in view_triggers(run).items():
+        goal = trigger.goals(val, run.target, evaluation_seed(run))
+        rate, untriggered = (attack_success_rate(e[v], e["head"], val.labels, goal) for v in (t, "clean"))
         out |= rate_columns(f"attack_success_rate_{t}", rate, f"n_triggered_{t}")
+        if len(trigger.concepts(run.target)) != 1:  # the share below is that of one target
+            out[f"target_share_clean_{t}"] = untriggered["value"]
     untriggered = attack_success_rate(e["clean"], e["head"], val.labels, val.names.index(run.target))
     return out | dict(target_share_clean=untriggered["value"])
 
@@ -99,7 +101,7 @@ def _retrieval_rates(
     run: Run,
     e: dict[str, Tensor],
 ) -> dict:
-    "Recall in both directions; ASR-Text under the run's trigger or under each, and the same share without a trigger."
+    "Recall in both directions; ASR-Text under each trigger with one target, and the same share without a trigger."
     captioned = data_of(run.scale).captioned(64, run.images)
     texts, out = [c for cs in captioned.captions for c in cs], {}
     for k, v in retrieval(e["retrieval_clean"], e["captions"]).items():
@@ -135,8 +137,9 @@ def measure(
 
     Without `fresh`, a recorded result is returned. `training_seconds` is the wall time of the cleaning, or of the
     poisoning without one; if it was resumed, only its last segment. `n_unreadable` is the number of images that could
-    not be read and count as grey. `suspects` are the targets that a cleaner suspected, if it has any. Raises
-    `ParnbError` for a damaged results file. Source: the PAR paper, section 5.
+    not be read and count as grey. `suspects` are the targets that a cleaner names, which it does for a clean model,
+    too; `precision` is that of the last training, "no" for float32. Raises `ParnbError` for a damaged results file.
+    Source: the PAR paper, section 5.
     """
     found = results(run.scale)
     if not fresh and run.key in found.index:
@@ -161,6 +164,7 @@ def measure(
     row |= _unreadable(run)
     trained = read_record(cleaned_clip(run)) if run.attack or run.cleaning else {}
     row |= dict(suspects=", ".join(trained["suspects"])) if "suspects" in trained else {}
+    row |= {k: trained[k] for k in ("precision",) if k in trained}
     row |= dict(
         training_seconds=trained.get("seconds", 0.0),
         seconds=round(time.perf_counter() - start, 2),
@@ -210,18 +214,18 @@ def in_lines(
     without it. Source: ours.
     """
     share, out = row.get("target_share_clean"), [("clean accuracy", _rate(row, "clean_accuracy", "n_clean"))]
-    beside = f"; without the trigger {'-' if share is None else f'{share:.1%}'}"
     for attack, parameters in strengths(run).items():
         end, name = ("", "attack success rate") if run.attack else (f"_{attack}", f"ASR, {label(attack)}")
         if row.get(f"attack_success_rate{end}") is not None:
             found = _rate(row, f"attack_success_rate{end}", f"n_triggered{end}")
-            title = f"{label(attack)}: " if run.attack else ""
+            title, own = f"{label(attack)}: " if run.attack else "", row.get(f"target_share_clean{end}", share)
+            beside = f"; without the trigger {'-' if own is None else f'{own:.1%}'}"
             out.append((name, f"{found}{beside}  ({title}{_strength(parameters)})"))
     for concept in run.attack.poisoning.concepts() if run.attack else ():
         found = f"attack_success_rate_{concept}"
         if row.get(found) is not None:
-            plain = f"; without the trigger {row[f'target_share_clean_{concept}']:.1%}"
-            out.append((f"towards {concept}", _rate(row, found, f"n_triggered_{concept}") + plain))
+            beside = f"; without the trigger {row[f'target_share_clean_{concept}']:.1%}"
+            out.append((f"towards {concept}", _rate(row, found, f"n_triggered_{concept}") + beside))
     if run.triggers and len(out) == 1:
         out.append(("ASR", f"not measured: no class is named {run.target}; name the target with --target"))
     elif run.triggers:

@@ -28,13 +28,17 @@ def controls(
     """The controls of a run: the same model without the attack, as it is and cleaned in the same way.
 
     Runs with equal cleaning, seed and target share their controls if the triggers are given. Raises `ParnbError` for
-    a run without an attack and for one whose cleaning pairs are contaminated. Source: ours.
+    a run without an attack or with several targets, and for one whose cleaning pairs are contaminated. Source: ours.
     """
     if not run.attack:
         raise ParnbError("controls belong to a run with an attack, and this one has none")
     if run.cleaning and run.cleaning.contaminated:
         raise ParnbError("pairs that are contaminated by an attack cannot clean a control: choose a run without them")
     p = run.attack.poisoning
+    if len(p.concepts()) != 1:
+        raise ParnbError(
+            f"controls need an attack with one target, and {p.attack} has {p.towards()}: choose another run"
+        )
     about = dict(attack=None, after=None, regime=None, target=p.target)
     about["triggers"] = triggers or {p.attack: p.parameters}
     plain = Run(**run.model_dump() | about)

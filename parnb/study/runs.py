@@ -248,8 +248,6 @@ def _attack(
     preset = load_preset(scale)
     pick(name, ["none", *methods_at("attack", scale)], "attack")
     own = _in_regime(scale, encoder, name, given["regime"])
-    if names := data_of(scale).names:
-        pick(given["target"], list(names), "target")
     amount = {k: given[k] for k in ("rate", "count") if given[k] is not None}
     if len(amount) > 1:
         raise ParnbError("give the rate or the count of poisoned pairs, not both")
@@ -267,6 +265,8 @@ def _attack(
         seed=given["seed"],
         **amount or dict(rate=own["rate"]),
     )
+    if names := data_of(scale).names:
+        poisoning.check_classes(names)
     usual = preset["poison_recipes"]
     training = {**usual.get(encoder, usual.get("default", {})), **own.get("recipe", {})}
     if "epochs" not in {**training, **(given["recipe"] or {})}:

@@ -113,12 +113,11 @@ def _go_on(state: dict | None, objective: nn.Module, opt, scaler=None) -> tuple[
 # %% ../../nbs/api/training/loop.ipynb #ed50138d
 @lru_cache
 def computes_bf16() -> bool:
-    """Whether a training here is fast in bf16: on a GPU from 2020 on, or a processor with AVX-512.
+    """Whether bf16 is computed here: by a processor, if it has the instructions, such as AVX-512; by every GPU.
 
-    Others emulate it; a processor is then about 15 times as slow as in float32. Source: ours."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    Other processors emulate it, which is many times slower than float32. GPUs were not measured. Source: ours."""
+    known = torch.backends.mkldnn.is_available()
+    return torch.cuda.is_available() or known and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _precision(wanted: str) -> str:

@@ -36,7 +36,7 @@ def account(
 
 # %% ../../nbs/api/study/account.ipynb #cc791f75
 def account_words(
-    a: dict[str, Any],  # of `account`, or a record that holds it; it may name the `suspects` of a cleaner
+    a: dict[str, Any],  # of `account`, or a record that holds it; it may name what a cleaner `suspected`
 ) -> list[str]:  # one line; a warning more where little happened; empty if nothing is known
     "What a cleaning did, for the reader. Source: ours."
     parts, out = [], []
@@ -57,6 +57,6 @@ def account_words(
         out.append("WARNING: the model hardly changed, so a backdoor would still be there: raise --lr or --epochs")
     if a.get("precision") == "no":
         parts.append("computed in float32")
-    if "suspects" in a:
-        parts.append(f"suspected targets (named of a clean model, too) {', '.join(a['suspects'])}")
+    if "suspected" in a:
+        parts.append(f"suspected targets (named of a clean model, too) {', '.join(a['suspected'])}")
     return [f"cleaning: {'; '.join(parts)}", *out] if parts else []

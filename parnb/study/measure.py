@@ -137,7 +137,7 @@ def measure(
 
     Without `fresh`, a recorded result is returned. `training_seconds` is the wall time of the cleaning, or of the
     poisoning without one; if it was resumed, only its last segment. `n_unreadable` is the number of images that could
-    not be read and count as grey. `suspects` are the targets that a cleaner names, which it does for a clean model,
+    not be read and count as grey. `suspected` are the targets that a cleaner names, which it does for a clean model,
     too; `precision` is that of the last training, "no" for float32. Raises `ParnbError` for a damaged results file.
     Source: the PAR paper, section 5.
     """
@@ -163,7 +163,7 @@ def measure(
         row |= _retrieval_rates(run, e)
     row |= _unreadable(run)
     trained = read_record(cleaned_clip(run)) if run.attack or run.cleaning else {}
-    row |= dict(suspects=", ".join(trained["suspects"])) if "suspects" in trained else {}
+    row |= dict(suspected=", ".join(trained["suspected"])) if "suspected" in trained else {}
     row |= {k: trained[k] for k in ("precision",) if k in trained}
     row |= dict(
         training_seconds=trained.get("seconds", 0.0),

@@ -54,7 +54,7 @@ COUNTS = dict(
 )  # measure -> the column with its number of images or texts
 OUTCOME = dict(clean_accuracy="CA", attack_success_rate="ASR")  # measure -> its heading
 _MEASURED = re.compile(
-    "accuracy|success_rate|share_clean|recall|^asr|^n_|seconds|^(version|origin|key|run|done|suspects|precision)$"
+    "accuracy|success_rate|share_clean|recall|^asr|^n_|seconds|^(version|origin|key|run|done|suspected|precision)$"
 )
 
 

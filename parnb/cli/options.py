@@ -61,9 +61,7 @@ OWN = dict(
 )
 ATTACK = dict(
     attack=_option(str, None, "A registered attack, or none; `parnb methods` lists them."),
-    target=_option(
-        str, None, "The class that the trigger stands for; banana by default. All-to-all: what the first class becomes."
-    ),
+    target=_option(str, None, "The class that the trigger stands for, or the first of several; banana by default."),
     rate=_option(float, None, "Share of poisoned pairs; by default the attack's recipe; 0: a control, trained alike."),
     count=_option(int, None, "Number of poisoned pairs, instead of a rate.", min=1),
     regime=_option(str, None, "How deep the backdoor sits: one of the scale's regimes, such as entrenched."),

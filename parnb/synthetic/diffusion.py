@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..core import PRETRAINED, ParnbError, content_key, file_sha256, write_file
 from ..models.clip import load_clip, pixels, shorten, text_states
+from ..training.loop import computes_bf16
 from ..training.objective import Trainable, whole_batch
 from ..training.recipe import Recipe
 
@@ -160,7 +161,7 @@ def sample(
     z = torch.stack(z).to(device)
     caption = _read_captions(clip, tokenizer([*captions, *[""] * len(captions)]), device)
     scheduler.set_timesteps(steps, device=device)
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=computes_bf16()):
         for t in scheduler.timesteps:
             guided, free = unet(torch.cat([z, z]), t.expand(2 * len(z)), **caption).sample.float().chunk(2)
             z = scheduler.step(free + guidance * (guided - free), t, z).prev_sample

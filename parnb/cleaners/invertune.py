@@ -209,7 +209,7 @@ class InverTuneObjective(Objective):
             self._take(Inverted(state["words"], found, state["neurons"], state["deviation"]))
 
     def _take(self, inverted: Inverted):
-        self.inverted, self.notes["suspected"] = inverted, inverted.words
+        self.inverted, self.notes["suspected"] = inverted, ", ".join(inverted.words)
 
     def view(self, images, gen, device):
         "The images, which are kept for the triggers."

@@ -58,5 +58,5 @@ def account_words(
     if a.get("precision") == "no":
         parts.append("computed in float32")
     if "suspected" in a:
-        parts.append(f"suspected targets (named of a clean model, too) {', '.join(a['suspected'])}")
+        parts.append(f"suspected targets (named of a clean model, too) {a['suspected']}")
     return [f"cleaning: {'; '.join(parts)}", *out] if parts else []

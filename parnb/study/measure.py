@@ -163,8 +163,7 @@ def measure(
         row |= _retrieval_rates(run, e)
     row |= _unreadable(run)
     trained = read_record(cleaned_clip(run)) if run.attack or run.cleaning else {}
-    row |= dict(suspected=", ".join(trained["suspected"])) if "suspected" in trained else {}
-    row |= {k: trained[k] for k in ("precision",) if k in trained}
+    row |= {k: trained[k] for k in ("suspected", "precision") if k in trained}
     row |= dict(
         training_seconds=trained.get("seconds", 0.0),
         seconds=round(time.perf_counter() - start, 2),

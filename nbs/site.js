@@ -9,6 +9,14 @@ const reachable = () => {
 addEventListener("load", reachable);
 addEventListener("resize", reachable);
 
+// The sidebar shows where one is, also in a long list; the page itself stays where it is.
+const here = document.querySelector("#quarto-sidebar [aria-current]");
+addEventListener("load", () => {
+  const bar = here && here.closest("#quarto-sidebar");
+  if (bar && here.getBoundingClientRect().bottom > bar.getBoundingClientRect().bottom)
+    bar.scrollTop += here.getBoundingClientRect().top - bar.getBoundingClientRect().top - bar.clientHeight / 2;
+});
+
 // A number with its interval stays on one line; a sentence in a cell does not.
 for (const td of document.querySelectorAll("main table.dataframe td")) if (td.textContent.length < 30) td.classList.add("short");
 

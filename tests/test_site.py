@@ -242,6 +242,14 @@ def test_the_first_page_leads_on(visit):
         assert page.locator(f"main {anchor}").count(), anchor
 
 
+def test_the_sidebar_shows_where_one_is(visit):
+    "The last table is far down in the list."
+    page = visit("tables/tab25_suspects.html", viewport=dict(width=1400, height=700))
+    one = page.locator("#quarto-sidebar [aria-current]").bounding_box()
+    assert 0 < one["y"] < one["y"] + one["height"] <= 700
+    assert page.evaluate("scrollY") == 0
+
+
 @pytest.mark.parametrize("width", [1400, 390])
 def test_the_last_column_of_a_table_can_be_seen(visit, width):
     "Without scrolling on a wide screen; else by scrolling, and the first column stays in view."

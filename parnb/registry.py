@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer
 
 from .core import PACKAGE, ParnbError, file_sha256, first_line, pick
-from .scales import lineage, load_preset
+from .scales import lineage, read_preset
 
 # %% ../nbs/api/registry.ipynb #d618581f
 class Parameters(BaseModel):
@@ -256,7 +256,7 @@ def recipe(
     Raises `ParnbError` if the method has no recipe for the scale or for any scale that it builds on. Source: ours.
     """
     method, names = find(kind, name), lineage(scale)
-    override = load_preset(scale).get(f"{kind}s", {}).get(name, {})
+    override = read_preset(scale).get(f"{kind}s", {}).get(name, {})
     for k in override:
         pick(k, ("parameters", "recipe", "rate", "grid"), f"block of {name} in the preset {scale}")
     out = {}
@@ -278,5 +278,5 @@ def methods_at(
     scale: str,  # a scale, or the path of a JSON file
 ) -> list[str]:  # names, in order
     "The methods that have a recipe for a scale. Source: ours."
-    names, own = {*lineage(scale), "default"}, load_preset(scale).get(f"{kind}s", {})
+    names, own = {*lineage(scale), "default"}, read_preset(scale).get(f"{kind}s", {})
     return [n for n, m in _methods(kind).items() if n in own or names & {key.split("/")[0] for key in m.recipes}]

@@ -164,7 +164,11 @@ def protocol_hash() -> str:  # 12 hexadecimal digits
 def later_hashes() -> dict[str, str]:  # an addition's name -> 12 hexadecimal digits
     "Name each addition by its content and by the hash of the protocol, as `protocol_hash` does. Source: ours."
     first = protocol_hash()
-    return {name: content_key([first, _hash(addition)]) for name, addition in load_later().items()}
+    return {name: _later_hash(first, addition) for name, addition in load_later().items()}
+
+
+def _later_hash(protocol: str, addition: dict) -> str:
+    return content_key([protocol, _hash(addition)])
 
 
 def _hash(p: dict) -> str:
@@ -269,10 +273,11 @@ def check_frozen(
     """Raise `ParnbError` unless the protocol is frozen and still what was frozen; so are the additions that are run.
 
     `frozen` in the file is null until the development has ended, and then holds the date and the hash. Source: ours."""
-    require_frozen("protocol", load_protocol()["frozen"], protocol_hash)
+    first = protocol_hash()
+    require_frozen("protocol", load_protocol()["frozen"], lambda: first)
     for name, addition in load_later().items():
         if {s["name"] for s in addition["stages"]} & {*stages}:
-            require_frozen("later", addition["frozen"], lambda: later_hashes()[name], f"the addition {name}")
+            require_frozen("later", addition["frozen"], lambda: _later_hash(first, addition), f"the addition {name}")
 
 
 def require_frozen(
@@ -345,7 +350,9 @@ def evidence(
         while not (runs := due(name)).done.all():
             collect(runs.loc[~runs.done, ["run", "key"]])
     grids = {n: collect(protocol_runs(n), compute=False) for n in names if _stage(n)["settings"] == "grid"}
-    parts = [collect(protocol_runs(n, grids[_stage(n).get("grid", n)]), compute=False) for n in names]
+    chosen = [n for n in names if n not in grids]
+    parts = grids | {n: collect(protocol_runs(n, grids.get(_stage(n).get("grid"))), compute=False) for n in chosen}
+    parts = [parts[n] for n in names]
     if not parts:
         raise ParnbError(f"the protocol has no stage for the encoder {wanted[0]} and the regime {wanted[1]}")
     rows = pd.concat([part.dropna(axis=1, how="all") for part in parts], ignore_index=True)

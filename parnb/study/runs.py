@@ -20,7 +20,7 @@ from ..core import PRETRAINED, SCIENCE, ParnbError, content_key, file_sha256, pi
 from ..data.scenes import STYLES, TARGET
 from ..models.folders import folder_id
 from ..registry import find, first_error, methods_at, recipe
-from ..scales import check_scale, lineage, load_preset
+from ..scales import check_scale, lineage, read_preset
 from .scale_data import data_of
 from ..training.rebound import Rebound
 from ..training.recipe import Recipe, check_recipe
@@ -77,7 +77,7 @@ def encoder_of(
     encoder: str,  # one of its encoders
 ) -> dict:  # model: an open_clip architecture, hub name or folder; pretrained: its weights
     "What a scale says of an encoder. Raises `ParnbError` for an unknown name. Source: ours."
-    known = load_preset(scale)["encoders"]
+    known = read_preset(scale)["encoders"]
     return known[pick(encoder, known, "encoder")]
 
 
@@ -215,7 +215,7 @@ def regimes(
     scale: str,  # a scale, or the path of a JSON file
 ) -> dict[str, dict]:  # name -> about, and settings of the poisoning: recipe, rate, against
     "How deep a backdoor may sit: the named settings of a poisoning that a scale declares. Source: ours."
-    return load_preset(scale).get("regimes", {})
+    return read_preset(scale).get("regimes", {})
 
 
 def _in_regime(
@@ -245,7 +245,7 @@ def _attack(
     smoke: bool,
 ) -> Attack:
     "The attack of a run: the method's recipe for the scale, with what was given laid over it."
-    preset = load_preset(scale)
+    preset = read_preset(scale)
     pick(name, ["none", *methods_at("attack", scale)], "attack")
     own = _in_regime(scale, encoder, name, given["regime"])
     amount = {k: given[k] for k in ("rate", "count") if given[k] is not None}
@@ -294,7 +294,7 @@ def _cleaning(
 ) -> Cleaning:
     "The cleaning of a run: the method's recipe for the scale, with what was given laid over it."
     cls, own = find("cleaner", method).cls, recipe("cleaner", method, scale, encoder)
-    settings, usual = own.get("recipe"), load_preset(scale)["pairs"]["clean"]
+    settings, usual = own.get("recipe"), read_preset(scale)["pairs"]["clean"]
     if settings is None and given["recipe"]:
         raise ParnbError(f"{', '.join(given['recipe'])}: the cleaner {method} has no training recipe to change")
     return Cleaning(
@@ -312,7 +312,7 @@ def default_encoder(
     scale: str,  # a scale, or the path of a JSON file
 ) -> str:
     "The encoder that is meant if none is named: the preset's `encoder`, or its first. Source: ours."
-    preset = load_preset(scale)
+    preset = read_preset(scale)
     return pick(preset.get("encoder") or next(iter(preset["encoders"])), preset["encoders"], "encoder")
 
 
@@ -324,7 +324,7 @@ def triggers_of(
 ) -> dict[str, dict]:  # trigger -> its parameters at this scale
     "The triggers that a model without attack is measured under. Raises `ParnbError` for an unknown name. Source: ours."
     known = methods_at("attack", scale)
-    usual = load_preset(scale).get("triggers") or [t for t in known if find("attack", t).cls.transferable]
+    usual = read_preset(scale).get("triggers") or [t for t in known if find("attack", t).cls.transferable]
     chosen = [pick(t, known, "attack") for t in names or usual]
     return {t: recipe("attack", t, scale, encoder, regime).get("parameters", {}) for t in chosen}
 
@@ -336,7 +336,7 @@ def image_count(
 ) -> int | None:  # None: all
     "How many labelled images of a split a run is measured on. Raises `ParnbError` for an unknown split. Source: ours."
     known = data_of(scale).splits
-    most, there = load_preset(scale)["images"], known[pick(split, known, "split of the labelled images")]
+    most, there = read_preset(scale)["images"], known[pick(split, known, "split of the labelled images")]
     count = min(most, there) if most and there else most
     return min(260, count or 260) if smoke else count
 
@@ -344,7 +344,7 @@ def image_count(
 def _names(scale: str, encoder: str | None, attack: str | None, method: str | None) -> tuple[str, str, str, str]:
     "The scale, encoder, attack and method that are meant, all known."
     scale = check_scale(scale)
-    preset = load_preset(scale)
+    preset = read_preset(scale)
     encoder, usual = encoder or default_encoder(scale), preset["default"]
     attack, method = attack or usual["attack"], method or usual["method"]
     pick(encoder, preset["encoders"], "encoder")
@@ -395,7 +395,7 @@ def make_run(
     Source: ours.
     """
     scale, encoder, attack, method = _names(scale, encoder, attack, method)
-    preset = load_preset(scale)
+    preset = read_preset(scale)
     pick(pairs, ["real", "synthetic"], "pairs")
     target = target or preset.get("target", TARGET)
     if parameters and method == "none":

@@ -8,6 +8,7 @@ __all__ = ['app', 'METHOD', 'submit', 'verify']
 # %% ../../nbs/api/cli/board.ipynb #ae688958
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -29,6 +30,23 @@ def _read_json(path: Path, what: str) -> dict:
     if not isinstance(found, dict):
         raise ParnbError(f"{path} holds no {what}: it must be a JSON object")
     return found
+
+
+def _stated(claim: str, method: str | None) -> tuple[dict, str]:
+    "A claim and the source of its method. Raises `ParnbError` if the method is missing, or has no effect."
+    from parnb.study.protocol import load_protocol
+    from parnb.study.submission import check_protocol, load_submission, make_claim, submission_row
+
+    if not claim.endswith(".json"):
+        if method:
+            raise ParnbError(f"--method has no effect with {claim}, a row of the protocol: leave it out")
+        return make_claim(submission_row(claim), seeds=load_protocol()["seeds"], compute=False), claim
+    stated = _read_json(Path(claim), "a claim")
+    source = method or check_protocol(stated).method
+    if source.endswith(".py") and not method:
+        raise ParnbError(f"the claim names a file as its method: check it, and give it by --method {source}")
+    load_submission(source)
+    return stated, source
 
 
 def _rate(value: float) -> str:
@@ -73,7 +91,10 @@ def submit(
 
 @app.command()
 def verify(
-    claim: Annotated[str, typer.Argument(help="A claim that `parnb submit` wrote, or a row of the protocol.")],
+    claim: Annotated[
+        Optional[str],
+        typer.Argument(help="A claim that `parnb submit` wrote, or a row of the protocol; drawn by default."),
+    ] = None,
     method: Annotated[
         Optional[str], typer.Option(help="The Python file of the method, if it is not a part of an installed package.")
     ] = None,
@@ -93,30 +114,24 @@ def verify(
     from importlib.metadata import version
 
     from parnb.study.artifacts import commit
-    from parnb.study.protocol import load_protocol
     from parnb.study.agreement import disagreements
-    from parnb.study.submission import check_claim, check_protocol, draw_cell, load_submission
-    from parnb.study.submission import make_claim, recompute, submission_row
+    from parnb.study.submission import check_claim, draw_cell, draw_row, recompute
 
     if sum(map(bool, (cell, everything, draw))) > 1:
         raise ParnbError("--cell, --all and --draw exclude one another: give one of them")
-    if claim.endswith(".json"):
-        stated = _read_json(Path(claim), "a claim")
-        source = method or check_protocol(stated).method
-        if source.endswith(".py") and not method:
-            raise ParnbError(f"the claim names a file as its method: check it, and give it by --method {source}")
-        load_submission(source)
-    else:
-        if method:
-            raise ParnbError(f"--method has no effect with {claim}, a row of the protocol: leave it out")
-        source, seeds = claim, load_protocol()["seeds"]
-        stated = make_claim(submission_row(claim), seeds=seeds, compute=False)
+    decides = draw or commit() or version("parnb")
+    if claim is None:
+        if cell or everything or method:
+            raise ParnbError("--cell, --all and --method belong to a claim: name it, or a row of the protocol")
+        claim = draw_row(decides)
+        print(f"drawn: the row {claim}", file=sys.stderr)
+    stated, source = _stated(claim, method)
     check_claim(stated)
     known = {f"{c['attack']}:{c['seed']}": c for c in stated["cells"]}
     if unknown := [c for c in cell or () if c not in known]:
         raise ParnbError(f"the claim has no cell {unknown[0]}: it has {', '.join(known)}")
     chosen = list(known.values()) if everything else [known[c] for c in dict.fromkeys(cell or ())]
-    chosen, results = chosen or [draw_cell(stated, draw or commit() or version("parnb"))], []
+    chosen, results = chosen or [draw_cell(stated, decides)], []
     for c in chosen:
         results.append(recompute(stated, c, source))
         if not as_json:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CELL', 'EQUAL', 'load_submission', 'check_row', 'submission_row', 'submission_stage', 'make_claim', 'summarise',
-           'Choice', 'Cell', 'Claim', 'check_protocol', 'check_claim', 'run_of_cell', 'draw_cell', 'recompute']
+           'Choice', 'Cell', 'Claim', 'check_protocol', 'check_claim', 'run_of_cell', 'draw_row', 'draw_cell',
+           'recompute']
 
 # %% ../../nbs/api/study/submission.ipynb #641fb702
 import hashlib
@@ -16,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -344,6 +345,18 @@ def run_of_cell(
     return runs[runs.setting == cell["setting"]].run.iloc[0]
 
 # %% ../../nbs/api/study/submission.ipynb #77578d00
+def _first(commit: str, names: Iterable[str]) -> str:
+    "The name that comes first in the order of a commit."
+    return min(names, key=lambda n: hashlib.sha256(f"{commit} {n}".encode()).digest())
+
+
+def draw_row(
+    commit: str,  # what decides: the hash of a commit
+) -> str:  # its name
+    "Draw a row of the protocol; later additions, which may lack results, are not among them. Source: ours."
+    return _first(commit, (r["name"] for r in load_protocol()["rows"]))
+
+
 def draw_cell(
     claim: dict,
     commit: str,  # what decides: the hash of a commit
@@ -355,7 +368,8 @@ def draw_cell(
     if not claim["cells"]:
         raise ParnbError("the claim has no cell that could be recomputed")
     here = [c for c in claim["cells"] if (PRETRAINED / f"poisoned-{run_of_cell(claim, c).poisoned_key}").is_dir()]
-    return min(here or claim["cells"], key=lambda c: hashlib.sha256(f"{commit} {c['key']}".encode()).digest())
+    cells = {c["key"]: c for c in here or claim["cells"]}
+    return cells[_first(commit, cells)]
 
 
 _CLEAN = """

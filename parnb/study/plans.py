@@ -77,7 +77,9 @@ def plan(
                 settings["after"] = make_run(scale, s["encoder"], seed=s["seed"], smoke=smoke, **s["after"])
             run = make_run(scale, **settings, smoke=smoke)
             parameters = run.cleaning.parameters if run.cleaning else {}
-            rows.append(dict(label=s.get("label")) | settings | parameters | dict(run=run, key=run.key))
+            about = dict(label=s.get("label"), attack=run.attack.poisoning.attack if run.attack else "none")
+            about["method"] = run.cleaning.method if run.cleaning else "none"
+            rows.append(about | settings | parameters | dict(run=run, key=run.key))
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["attack", "method", "seed", "run", "key", "label"])
     return table[~table.key.duplicated() | table.label.notna()].reset_index(drop=True)
 

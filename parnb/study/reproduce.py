@@ -7,6 +7,7 @@ __all__ = ['CLAIMS', 'EVIDENCE', 'Work', 'seconds_of', 'gpus', 'compute_run', 'f
            'reproduce']
 
 # %% ../../nbs/api/study/reproduce.ipynb #9aebf2ac
+import logging
 import os
 import re
 import shutil
@@ -224,6 +225,8 @@ class Pool:
 
         if executor == "slurm" and shutil.which("sbatch") is None:
             raise ParnbError("Slurm is not installed here (sbatch is not found): use --executor local")
+        # where Slurm keeps no accounts submitit warns at each look, though a job's own file tells that it has ended
+        logging.getLogger("submitit").setLevel(logging.ERROR)
         folder, local = RUNS / "reproduce", executor == "local"
         self.pool = submitit.LocalExecutor(folder) if local else submitit.AutoExecutor(folder, cluster=executor)
         usual = dict(timeout_min=365 * 24 * 60)  # submitit has no "never"

@@ -253,15 +253,17 @@ def recipe(
 ) -> dict:  # blocks: parameters, recipe, of an attack rate, of a cleaner grid; absent where nothing is said
     """The settings of a method at a scale.
 
+    An attack's usual rate does not count in a regime that has a training of its own.
     Raises `ParnbError` if the method has no recipe for the scale or for any scale that it builds on. Source: ours.
     """
-    method, names = find(kind, name), lineage(scale)
-    override = read_preset(scale).get(f"{kind}s", {}).get(name, {})
+    method, names, preset = find(kind, name), lineage(scale), read_preset(scale)
+    override = preset.get(f"{kind}s", {}).get(name, {})
     for k in override:
         pick(k, ("parameters", "recipe", "rate", "grid"), f"block of {name} in the preset {scale}")
     out = {}
     keys = [k for n in reversed(names) for k in (n, f"{n}/{encoder}")]
-    for key in keys + [f"{k}:{regime}" for k in keys if regime]:
+    of_regime = [f"{k}:{regime}" for k in keys if regime]
+    for key in keys + of_regime:
         out |= method.recipes.get(key, {})
     if not out:
         out = dict(method.recipes.get("default", {}))
@@ -270,7 +272,11 @@ def recipe(
             f"the {kind} {name} has no recipe for the scale {names[0]}: add one to the `recipes` of its class, "
             f"or to `{kind}s` of a preset file"
         )
-    return out | {k: out.get(k, {}) | v if isinstance(v, dict) else v for k, v in override.items()}
+    out |= {k: out.get(k, {}) | v if isinstance(v, dict) else v for k, v in override.items()}
+    trains = "recipe" in preset.get("regimes", {}).get(regime, {})
+    if trains and not any("rate" in method.recipes.get(key, {}) for key in of_regime):
+        out.pop("rate", None)
+    return out
 
 
 def methods_at(

@@ -68,6 +68,7 @@ VALUES = {
     "--patch": "20",
     "--amplitude": "0.02",
     "--shift": "8",
+    "--pruned-share": "0.25",
     "--rho": "0.7",
     "--alpha": "0.7",
     "--synonyms": "wordnet",

@@ -77,7 +77,7 @@ def test_dry_run_computes_nothing(tmp_path):
     shutil.copy(ROOT / "data" / "results" / "tiny.csv", tmp_path / "local_results" / "mine.csv")  # for their times
     p = parnb(tmp_path, "reproduce", "--scale", str(preset), "--only", "tab05", "--dry-run")
     assert p.returncode == 0, p.stderr
-    assert "7 runs for 1 figures and tables: 0 have results, 7 to compute, about" in p.stdout and "minutes" in p.stdout
+    assert "7 runs for 1 figure or table: 0 have results, 7 to compute, about" in p.stdout and "minutes" in p.stdout
     assert "rn badnet_stripes rate 0.05 par tau 2.15 noise 0.05 cutout 0.5 24576 pairs seed 0 [" in p.stdout
     assert not (tmp_path / "artifacts").exists()
 

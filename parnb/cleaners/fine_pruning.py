@@ -62,6 +62,9 @@ def mean_activations(
     return torch.stack(sums).sum(0) / len(images)
 
 # %% ../../nbs/api/cleaners/fine_pruning.ipynb #83e2f09e
+_IMAGES = 2048  # at most, from which activations are measured
+
+
 class PrunedObjective(Objective):
     """The CLIP loss of a model without the last neurons that clean images activate least.
 
@@ -72,11 +75,10 @@ class PrunedObjective(Objective):
         self,
         model: nn.Module,  # the student, an open_clip model
         recipe: Recipe,  # as for `Objective`
-        share: float = 0.9,  # of the last neurons, in [0, 1)
-        images: int = 2048,  # clean images, at most, from which activations are measured
+        pruned_share: float = 0.75,  # of the last neurons, in [0, 1)
     ):
         super().__init__(model, recipe)
-        self.share, self.images = share, images
+        self.pruned_share = pruned_share
         self.register_buffer("kept", torch.ones(last_neurons(model)[1][0].shape[1]))
         self.pruned = False
         for w in last_neurons(model)[1]:
@@ -99,9 +101,9 @@ class PrunedObjective(Objective):
     def batch(self, pairs, idx, epoch, gen, device):
         "The plain batch; with the first one the neurons are removed."
         if not self.pruned:
-            some = np.sort(np.random.default_rng([self.seed, 43]).permutation(len(pairs))[: self.images])
+            some = np.sort(np.random.default_rng([self.seed, 43]).permutation(len(pairs))[:_IMAGES])
             means = mean_activations(self.model, pairs.images[some])
-            self.kept[means.argsort()[: round(self.share * len(means))]] = 0
+            self.kept[means.argsort()[: round(self.pruned_share * len(means))]] = 0
             for w in last_neurons(self.model)[1]:
                 w.mul_(self.kept)
             self.pruned = True
@@ -123,11 +125,12 @@ class FinePruning(Cleaner):
 
     Source: fine-pruning."""
 
-    strength = ("lr", "share")
+    strength = ("lr", "pruned_share")
 
-    share: float = Field(0.9, ge=0, lt=1, description="share of the last neurons of the image tower that are removed")
-    images: int = Field(2048, ge=1, description="clean images, at most, from which activations are measured")
+    pruned_share: float = Field(
+        0.75, ge=0, lt=1, description="share of the image tower's last neurons that are removed"
+    )
 
     def objective(self, model, recipe, reference):
         "The CLIP loss of the model without these neurons."
-        return PrunedObjective(model, recipe, self.share, self.images)
+        return PrunedObjective(model, recipe, self.pruned_share)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..core import RUNS, ParnbError, first_line
+from ..core import FIGS, RUNS, ParnbError, first_line
 from ..progress import progress
 from ..scales import check_scale, load_preset, scale_folder
 from .artifacts import artifact_folder, clean_clip, cleaned_clip, poisoned_clip
@@ -108,7 +108,7 @@ class Work:
         "How many runs there are, how many have results, and how long the others take."
         drawn, missing = len(self.notebooks), [run for run, _ in self.missing.values()]
         have = f"{len(self.runs) - len(missing)} have results, {len(missing)} to compute"
-        text = f"{len(self.runs)} runs for {drawn} figures and tables: {have}"
+        text = f"{len(self.runs)} runs for {drawn} {'figures and tables' if drawn > 1 else 'figure or table'}: {have}"
         if not missing:
             return text
         if (seconds := seconds_of(missing)) is None:
@@ -378,6 +378,7 @@ def reproduce(
         failed |= Pool(new, at_once(len(new)), executor, cluster).compute()
         work = Work(scale, only, seeds)
     failed |= draw_all(work.notebooks, scale, jobs or cores)
+    print(f"figures and tables: {FIGS / scale_folder(scale)}", flush=True)
     for what, why in failed.items():
         print(f"FAILED {what}: {why}", file=sys.stderr)
     return failed

@@ -20,7 +20,7 @@ from ..core import PRETRAINED, SCIENCE, ParnbError, content_key, file_sha256, pi
 from ..data.scenes import STYLES, TARGET
 from ..models.folders import folder_id
 from ..registry import find, first_error, methods_at, recipe
-from ..scales import check_scale, lineage, read_preset
+from ..scales import check_scale, read_preset
 from .scale_data import data_of
 from ..training.rebound import Rebound
 from ..training.recipe import Recipe, check_recipe
@@ -224,17 +224,12 @@ def _in_regime(
     name: str,  # an attack
     regime: str | None,
 ) -> dict:
-    "The recipe of an attack in a regime. Its usual rate does not count in a regime that has a training of its own."
+    "The recipe of an attack in a regime."
     own = recipe("attack", name, scale, encoder, regime)
     if regime is None:
         return own
     known = regimes(scale)
-    settings = known[pick(regime, known, "regime")]
-    if "recipe" in settings:
-        places = [f"{n}{e}:{regime}" for n in lineage(scale) for e in ("", f"/{encoder}")]
-        if not any("rate" in find("attack", name).recipes.get(p, {}) for p in places):
-            own.pop("rate", None)
-    return own | {k: v for k, v in settings.items() if k != "about"}
+    return own | {k: v for k, v in known[pick(regime, known, "regime")].items() if k != "about"}
 
 
 def _attack(

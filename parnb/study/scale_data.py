@@ -6,6 +6,7 @@
 __all__ = ['Scenes', 'Files', 'data_of', 'pairs_to_clean', 'fitting_experiments']
 
 # %% ../../nbs/api/study/scale_data.ipynb #5886cb3f
+import itertools
 import os
 import re
 import sys
@@ -24,6 +25,7 @@ from ..data.labelled import class_folders, open_captions, open_classes, read_nam
 from ..data.pairs import Pairs
 from ..data.scenes import NAMES, PROMPTS, SPLITS, TARGET, scene_contents, scene_key, scenes
 from ..progress import progress
+from ..registry import methods_at, recipe
 from ..scales import inherited_experiments, load_preset, scale_name
 from ..synthetic.pairs import synthetic_id, synthetic_pairs
 
@@ -236,7 +238,7 @@ def _blocks(declared: dict, name: str) -> Iterator[dict]:
             yield block["after"]
 
 
-def _unfit(block: dict, data: Scenes | Files, names: tuple, preset: dict) -> str:
+def _unfit(block: dict, data: Scenes | Files, names: tuple, preset: dict, scale: str) -> str:
     "Why the runs of a block are impossible, or nothing."
 
     def values(key, usual):
@@ -248,10 +250,16 @@ def _unfit(block: dict, data: Scenes | Files, names: tuple, preset: dict) -> str
     known = dict(encoder=preset["encoders"], split=data.splits)
     if values("attack", preset["default"]["attack"]) != ["none"] and names:
         known |= dict(target=names)
-    usual = dict(encoder=next(iter(preset["encoders"])), split="val", target=preset.get("target", TARGET))
+    usual = dict(encoder=preset.get("encoder") or next(iter(preset["encoders"])), split="val")
+    usual |= dict(target=preset.get("target", TARGET), attack=preset["default"]["attack"])
     for key, accepted in known.items():
         if wrong := [v for v in values(key, usual[key]) if v not in accepted]:
             return f"it has no {'class' if key == 'target' else key} {wrong[0]!r}"
+    trained = block.get("regime") and not block.keys() & {"rate", "count"}
+    attacks = {*values("attack", usual["attack"])} & {*methods_at("attack", scale)} if trained else ()
+    for attack, encoder in itertools.product(attacks, values("encoder", usual["encoder"])):
+        if "rate" not in recipe("attack", attack, scale, encoder, block["regime"]):
+            return f"no rate of poisoned pairs is known for the regime {block['regime']} and the encoder {encoder!r}"
     if not data.square and (block.get("head") or block.get("part")):
         return "only the emoji scenes have pairs with labels"
     return ""
@@ -273,7 +281,7 @@ def fitting_experiments(
     data = data_of(scale)
     names, why = data.names, {}
     for name in inherited:
-        if reason := next(filter(None, (_unfit(b, data, names, preset) for b in _blocks(declared, name))), ""):
+        if reason := next(filter(None, (_unfit(b, data, names, preset, scale) for b in _blocks(declared, name))), ""):
             why.setdefault(reason, []).append(name)
     if why:
         listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in why.items())

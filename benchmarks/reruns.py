@@ -5,12 +5,12 @@
 
 A cell is a row of the protocol, an attack and a seed. It is cleaned and measured as `parnb verify` does. A way is a
 number of threads and, behind colons, the instructions that PyTorch's own kernels may use (aten, ATEN_CPU_CAPABILITY),
-the way in which MKL sums (mkl, MKL_CBWR), and bf16=no, for float32 as on a processor that would emulate bf16: all
-change the sums, as another processor does, and a training amplifies the difference. The poisoned model belongs to the
-way, too: `shipped` (rounded to 16 bits) or `trained`; for the seed 10, the latter needs a copy of the repository
-without data/pretrained/poisoned-*. More threads than cores, or oneDNN without AVX-512, take very long. The spread is
-the standard deviation within cells, pooled, of rates on the scale of `stabilised`. Runs in equal ways must be equal;
-ways whose results are equal sum in the same order, and count once.
+the way in which MKL sums (mkl, MKL_CBWR), and bf16=no, for a cleaning in float32 as on a processor that would emulate
+bf16: all change the sums, as another processor does, and a training amplifies the difference. The poisoned model
+belongs to the way, too: `shipped` (rounded to 16 bits) or `trained`; for the seed 10, the latter needs a copy of the
+repository without data/pretrained/poisoned-*. More threads than cores, or oneDNN without AVX-512, take very long. The
+spread is the standard deviation within cells, pooled, of rates on the scale of `stabilised`. Runs in equal ways must be
+equal; ways whose results are equal sum in the same order, and count once.
 Not in it: other makes of processors, GPUs.
 """
 
@@ -62,6 +62,8 @@ def rerun(row: str, attack: str, seed: int, ways: list[str]) -> None:
     for way in ways:
         threads, *more = way.split(":")
         given = dict(aten="", mkl="", bf16="") | dict(m.split("=") for m in more)
+        if given["bf16"] not in ("", "no"):
+            sys.exit(f"bf16={given['bf16']} is no way: leave it out, or give bf16=no")
         submission._CLEAN = (FLOAT32 if given["bf16"] == "no" else "") + CLEAN
         settings = dict(OMP_NUM_THREADS=threads, ATEN_CPU_CAPABILITY=given["aten"], MKL_CBWR=given["mkl"])
         for k, v in settings.items():
@@ -94,7 +96,8 @@ def main():
     table = pd.read_csv(OUT)
     about = f"Standard deviation of {len(table.drop_duplicates([*CELL, *COMPARED]))} different results of {len(table)} "
     about += f"reruns within {table.groupby(CELL).ngroups} cells, stabilised, over "
-    about += "numbers of threads, sets of instructions and starts; written by benchmarks/reruns.py."
+    about += "numbers of threads, sets of instructions" + ", precisions" * table.bf16.notna().any()
+    about += " and starts; written by benchmarks/reruns.py."
     content = dict(notes=[about], **spread_of(table))
     (PRESETS / "board.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -19,7 +19,7 @@ PATHS = ("source", "root", "annotations", "folder", "names")  # options of a sou
 
 
 def _parsed(path: Path, changed: int = 0) -> dict:
-    "A JSON file as it was at that time."
+    "The content of a JSON file; `changed` is the time of its last change, for the cache."
     return json.loads(path.read_text(encoding="utf-8-sig"))
 
 

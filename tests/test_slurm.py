@@ -1,4 +1,4 @@
-"""Runs on a real Slurm, one of them requeued while it works.
+"""Runs on a real Slurm, one of them requeued while it works, another one cancelled.
 
 `.ci/slurm` starts a Slurm of one node; without one this test is skipped."""
 
@@ -18,6 +18,7 @@ from parnb.study.runs import make_run
 which = (('badnet_stripes', 'none'), ('blended_text', 'par'), ('sig', 'ft'))
 runs = [make_run(smoke=True, attack=a, method=m) for a, m in which]
 options = dict(slurm_partition='main', mem_gb=4, cpus_per_task=1)
+Pool.every = 1
 failed = Pool({r.key: (r, set()) for r in runs}, 2, 'slurm', options).compute()
 print(failed)
 sys.exit(bool(failed))
@@ -34,17 +35,30 @@ def at_work():
     return next((job for job, seconds in running if int(seconds) >= 4), "")
 
 
-def test_three_runs_one_of_them_requeued(tmp_path):
+def submit(folder, text):
+    "Start a process that submits runs; the first job that is at work."
     if not shutil.which("sinfo") or "main" not in slurm("sinfo", "-h", "-o", "%P"):
         pytest.skip("there is no Slurm with a partition main here: .ci/slurm starts one")
-    (tmp_path / "go.py").write_text(RUNS)
-    env = os.environ | dict(PARNB_DATA=str(tmp_path / "data"), OMP_NUM_THREADS="1")
+    (folder / "go.py").write_text(text)
+    env = os.environ | dict(PARNB_DATA=str(folder / "data"), OMP_NUM_THREADS="1")
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    submitter = subprocess.Popen([sys.executable, "go.py"], cwd=tmp_path, env=env, **pipes)
-    victim = wait_for(at_work, "a job runs for four seconds", submitter, every=1)
+    submitter = subprocess.Popen([sys.executable, "go.py"], cwd=folder, env=env, **pipes)
+    return submitter, wait_for(at_work, "a job runs for four seconds", submitter, every=1)
+
+
+def test_three_runs_one_of_them_requeued(tmp_path):
+    submitter, victim = submit(tmp_path, RUNS)
     slurm("scontrol", "requeue", victim)
     out, _ = submitter.communicate(timeout=1800)
     assert submitter.returncode == 0, out
     assert "Restarts=1" in slurm("scontrol", "show", "job", victim)
     assert len(list((tmp_path / "data" / "artifacts").glob("poisoned-*/record.json"))) == 3
     assert len(list((tmp_path / "data" / "artifacts").glob("cleaned-*/record.json"))) == 2
+
+
+def test_a_cancelled_job_is_a_failed_run(tmp_path):
+    "Without accounting, Slurm does not say how a job ended."
+    submitter, victim = submit(tmp_path, RUNS.replace("('sig', 'ft')", "").replace("('blended_text', 'par'), ", ""))
+    slurm("scancel", victim)
+    out, _ = submitter.communicate(timeout=600)
+    assert submitter.returncode == 1 and "Slurm ended the job, and it left no result" in out, out

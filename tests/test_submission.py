@@ -136,7 +136,7 @@ def test_bad_input_is_one_sentence(made, tmp_path):
         ("verify", "ft", *method): "--method has no effect",
         ("verify", "ft", "--all", "--draw", "x"): "exclude one another",
         ("verify", "ft", "--cell", "sig:99"): "the claim has no cell sig:99",
-        ("verify", "--all"): "name it, or a row of the protocol",
+        ("verify", "--all"): "need a claim",
     }
     done = several([[*words] for words in wrong], env(tmp_path / "data"), tmp_path)
     for p, expected in zip(done, wrong.values(), strict=True):

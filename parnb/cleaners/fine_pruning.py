@@ -41,10 +41,10 @@ def mean_activations(
     images: np.ndarray,  # uint8 [N, H, W, 3] at the model's resolution
     size: int = 128,  # images at a time
 ) -> Tensor:  # float32 [W] ≥ 0
-    """How much the last neurons react to images: their mean size, over images and places.
+    """The mean absolute activation of each of the last neurons, over images and places.
 
     The model is in eval mode meanwhile. Raises what `last_neurons` raises. Source: fine-pruning."""
-    sums, device, training = [], next(model.parameters()).device, model.training
+    sums, device, modes = [], next(model.parameters()).device, {m: m.training for m in model.modules()}
 
     def keep(module, args, out):
         out = out.float().abs()
@@ -58,7 +58,8 @@ def mean_activations(
                 model.encode_image(normalise(pixels(images[a : a + size], device), model))
     finally:
         hook.remove()
-        model.train(training)
+        for m, training in modes.items():
+            m.training = training
     return torch.stack(sums).sum(0) / len(images)
 
 # %% ../../nbs/api/cleaners/fine_pruning.ipynb #83e2f09e
@@ -81,8 +82,6 @@ class PrunedObjective(Objective):
         self.pruned_share = pruned_share
         self.register_buffer("kept", torch.ones(last_neurons(model)[1][0].shape[1]))
         self.pruned = False
-        for w in last_neurons(model)[1]:
-            w.register_hook(lambda g: g * self.kept)  # a zero stays: it has no gradient, and weight decay scales it
 
     def prepare(self, captions, tokenizer, seed):
         "The tokens of all captions."
@@ -103,11 +102,18 @@ class PrunedObjective(Objective):
         if not self.pruned:
             some = np.sort(np.random.default_rng([self.seed, 43]).permutation(len(pairs))[:_IMAGES])
             means = mean_activations(self.model, pairs.images[some])
-            self.kept[means.argsort()[: round(self.pruned_share * len(means))]] = 0
+            self.kept[means.argsort(stable=True)[: int(self.pruned_share * len(means))]] = 0
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.broadcast(self.kept, 0)  # sums may differ in the last digit
             for w in last_neurons(self.model)[1]:
                 w.mul_(self.kept)
             self.pruned = True
         return super().batch(pairs, idx, epoch, gen, device)
+
+    def after_backward(self):
+        "The weights of removed neurons get no gradient, and stay zero."
+        for w in last_neurons(self.model)[1]:
+            w.grad.mul_(self.kept)
 
 # %% ../../nbs/api/cleaners/fine_pruning.ipynb #070b03ef
 @register_cleaner(

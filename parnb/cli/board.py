@@ -122,7 +122,7 @@ def verify(
     decides = draw or commit() or version("parnb")
     if claim is None:
         if cell or everything or method:
-            raise ParnbError("--cell, --all and --method belong to a claim: name it, or a row of the protocol")
+            raise ParnbError("--cell, --all and --method need a claim, --cell and --all at least a row: name it")
         claim = draw_row(decides)
         print(f"drawn: the row {claim}", file=sys.stderr)
     stated, source = _stated(claim, method)

@@ -350,9 +350,7 @@ def evidence(
         while not (runs := due(name)).done.all():
             collect(runs.loc[~runs.done, ["run", "key"]])
     grids = {n: collect(protocol_runs(n), compute=False) for n in names if _stage(n)["settings"] == "grid"}
-    chosen = [n for n in names if n not in grids]
-    parts = grids | {n: collect(protocol_runs(n, grids.get(_stage(n).get("grid"))), compute=False) for n in chosen}
-    parts = [parts[n] for n in names]
+    parts = [grids[n] if n in grids else collect(protocol_runs(n, grids[_stage(n)["grid"]]), False) for n in names]
     if not parts:
         raise ParnbError(f"the protocol has no stage for the encoder {wanted[0]} and the regime {wanted[1]}")
     rows = pd.concat([part.dropna(axis=1, how="all") for part in parts], ignore_index=True)

@@ -12,11 +12,12 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -211,8 +212,21 @@ def failure_reason(
     return first_line(text.strip())
 
 # %% ../../nbs/api/study/reproduce.ipynb #27ad7578
+class _Once(logging.Filter):
+    "Where Slurm keeps no accounts, submitit warns at each look at a job: once is enough."
+
+    seen = False
+
+    def filter(self, record) -> bool:
+        hidden = "sacct" in record.getMessage() and self.seen and not os.environ.get("PARNB_VERBOSE")
+        self.seen |= "sacct" in record.getMessage()
+        return not hidden
+
+
 class Pool:
     "Runs in processes of this machine or jobs of Slurm, at most `jobs` at once. Source: ours, on submitit."
+
+    every: ClassVar[float] = 30  # seconds between two looks at Slurm's list of jobs
 
     def __init__(
         self,
@@ -225,14 +239,16 @@ class Pool:
 
         if executor == "slurm" and shutil.which("sbatch") is None:
             raise ParnbError("Slurm is not installed here (sbatch is not found): use --executor local")
-        # where Slurm keeps no accounts submitit warns at each look, though a job's own file tells that it has ended
-        logging.getLogger("submitit").setLevel(logging.ERROR)
         folder, local = RUNS / "reproduce", executor == "local"
         self.pool = submitit.LocalExecutor(folder) if local else submitit.AutoExecutor(folder, cluster=executor)
         usual = dict(timeout_min=365 * 24 * 60)  # submitit has no "never"
         if not local:
             usual = dict(timeout_min=240, cpus_per_task=4, slurm_setup=["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"])
+            cpus = (usual | cluster)["cpus_per_task"]
+            usual["slurm_srun_args"] = [f"--cpus-per-task={cpus}"]  # srun does not take it from sbatch in Slurm 22.05
+            logging.getLogger("submitit").addFilter(_Once())
         self.pool.update_parameters(**usual | cluster)
+        self.local, self.asked, self.unlisted = local, time.monotonic(), set()
         self.runs, self.jobs, self.cards = runs, jobs, gpus() if local else []
         threads = max(1, (os.cpu_count() or 1) // jobs)
         self.environment = dict(OMP_NUM_THREADS=str(threads), PARNB_QUIET="1") if local else {}
@@ -253,11 +269,23 @@ class Pool:
         self.running[key] = self.pool.submit(compute_run, run.model_dump(), sorted(kinds))
         return True
 
+    def _lost(self) -> set[str]:
+        "Runs whose jobs Slurm no longer lists, twice in a row, and that left no result: submitit would wait for ever."
+        if self.local or time.monotonic() < self.asked + self.every:
+            return set()
+        self.asked, before = time.monotonic(), self.unlisted
+        asked = subprocess.run(["squeue", "--me", "-h", "-o", "%A"], capture_output=True, text=True)
+        listed = {*asked.stdout.split()}
+        gone = {k for k, job in self.running.items() if job.job_id not in listed and not job.done()}
+        self.unlisted = set() if asked.returncode else gone
+        return before & self.unlisted
+
     def _finish(self, bar):
         "Take note of the runs that have ended."
-        for key in [k for k, job in self.running.items() if job.done()]:
+        lost = self._lost()
+        for key in [k for k, job in self.running.items() if k in lost or job.done()]:
             job, run = self.running.pop(key), self.runs[key][0]
-            if error := job.exception():
+            if error := "Slurm ended the job, and it left no result" if key in lost else job.exception():
                 self.failed[run_name(run)] = f"{failure_reason(str(error))} (log: {job.paths.stderr})"
             bar.step(1, f"{len(self.failed)} failed" if self.failed else run_name(run))
             if os.environ.get("PARNB_VERBOSE"):

@@ -255,11 +255,13 @@ def _unfit(block: dict, data: Scenes | Files, names: tuple, preset: dict, scale:
     for key, accepted in known.items():
         if wrong := [v for v in values(key, usual[key]) if v not in accepted]:
             return f"it has no {'class' if key == 'target' else key} {wrong[0]!r}"
-    trained = block.get("regime") and not block.keys() & {"rate", "count"}
-    attacks = {*values("attack", usual["attack"])} & {*methods_at("attack", scale)} if trained else ()
-    for attack, encoder in itertools.product(attacks, values("encoder", usual["encoder"])):
-        if "rate" not in recipe("attack", attack, scale, encoder, block["regime"]):
-            return f"no rate of poisoned pairs is known for the regime {block['regime']} and the encoder {encoder!r}"
+    regime, known = block.get("regime"), methods_at("attack", scale)
+    if regime and not {"rate", "count"} & {*block, *preset["regimes"].get(regime, {})}:
+        named = values("attack", usual["attack"])
+        attacks = [a for a in known if a in named or "*" in named]
+        for attack, encoder in itertools.product(attacks, values("encoder", usual["encoder"])):
+            if "rate" not in recipe("attack", attack, scale, encoder, regime):
+                return f"no rate of poisoned pairs for the encoder {encoder!r} in the regime {regime}"
     if not data.square and (block.get("head") or block.get("part")):
         return "only the emoji scenes have pairs with labels"
     return ""

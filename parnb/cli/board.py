@@ -122,7 +122,7 @@ def verify(
     decides = draw or commit() or version("parnb")
     if claim is None:
         if cell or everything or method:
-            raise ParnbError("--cell, --all and --method need a claim, --cell and --all at least a row: name it")
+            raise ParnbError("--cell and --all need a claim or a row of the protocol, --method a claim: name it")
         claim = draw_row(decides)
         print(f"drawn: the row {claim}", file=sys.stderr)
     stated, source = _stated(claim, method)

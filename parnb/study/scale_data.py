@@ -256,7 +256,7 @@ def _unfit(block: dict, data: Scenes | Files, names: tuple, preset: dict, scale:
         if wrong := [v for v in values(key, usual[key]) if v not in accepted]:
             return f"it has no {'class' if key == 'target' else key} {wrong[0]!r}"
     regime, known = block.get("regime"), methods_at("attack", scale)
-    if regime and not {"rate", "count"} & {*block, *preset["regimes"].get(regime, {})}:
+    if regime and not {"rate", "count"} & {*block, *preset.get("regimes", {}).get(regime, {})}:
         named = values("attack", usual["attack"])
         attacks = [a for a in known if a in named or "*" in named]
         for attack, encoder in itertools.product(attacks, values("encoder", usual["encoder"])):

@@ -4,13 +4,12 @@
     python benchmarks/reruns.py --spread                                      # presets/board.json from all of them
 
 A cell is a row of the protocol, an attack and a seed. It is cleaned and measured as `parnb verify` does. A way is a
-number of threads and, behind colons, the instructions that PyTorch's own kernels may use (aten, ATEN_CPU_CAPABILITY),
-the way in which MKL sums (mkl, MKL_CBWR), and bf16=no, for a cleaning in float32 as on a processor that would emulate
-bf16: all change the sums, as another processor does, and a training amplifies the difference. The poisoned model
-belongs to the way, too: `shipped` (rounded to 16 bits) or `trained`; for the seed 10, the latter needs a copy of the
-repository without data/pretrained/poisoned-*. More threads than cores, or oneDNN without AVX-512, take very long. The
-spread is the standard deviation within cells, pooled, of rates on the scale of `stabilised`. Runs in equal ways must be
-equal; ways whose results are equal sum in the same order, and count once.
+number of threads and, behind colons, the instructions that PyTorch's own kernels may use (aten, ATEN_CPU_CAPABILITY)
+and the way in which MKL sums (mkl, MKL_CBWR): all change the order of sums, as another processor does, and a training
+amplifies the difference. The poisoned model belongs to the way, too: `shipped` (rounded to 16 bits) or `trained`; for
+the seed 10, the latter needs a copy of the repository without data/pretrained/poisoned-*. More threads than cores, or
+oneDNN without AVX-512, take very long. The spread is the standard deviation within cells, pooled, of rates on the scale
+of `stabilised`. Runs in equal ways must be equal; ways whose results are equal sum in the same order, and count once.
 Not in it: other makes of processors, GPUs.
 """
 
@@ -25,7 +24,6 @@ from pathlib import Path
 
 import pandas as pd
 from parnb.core import PRESETS, PRETRAINED
-from parnb.study import submission
 from parnb.study.agreement import COMPARED, stabilised
 from parnb.study.artifacts import poisoned_clip
 from parnb.study.submission import make_claim, recompute, run_of_cell, submission_row
@@ -33,14 +31,12 @@ from parnb.study.submission import make_claim, recompute, run_of_cell, submissio
 OUT = Path(__file__).resolve().parent / "results" / "reruns.csv"
 
 
-CELL, WAY = ["row", "attack", "seed"], ["start", "threads", "aten", "mkl", "bf16"]
-FLOAT32 = "from parnb.training import loop; loop.computes_bf16 = lambda: False\n"
-CLEAN = submission._CLEAN
+CELL, WAY = ["row", "attack", "seed"], ["start", "threads", "aten", "mkl"]
 
 
 def spread_of(table: pd.DataFrame) -> dict:
     "The spread of the reruns of several cells. Exits if equal runs differ, or if there are too few."
-    table = table.fillna(dict.fromkeys(("aten", "mkl", "bf16"), ""))
+    table = table.fillna(dict.fromkeys(("aten", "mkl"), ""))
     if (table.groupby([*CELL, *WAY])[list(COMPARED)].nunique() > 1).any(axis=None):
         sys.exit("two runs in one way differ: they were made on two machines, or something is random")
     table = table.drop_duplicates([*CELL, *COMPARED])
@@ -61,10 +57,7 @@ def rerun(row: str, attack: str, seed: int, ways: list[str]) -> None:
     start = "shipped" if poisoned.parent == PRETRAINED else "trained"
     for way in ways:
         threads, *more = way.split(":")
-        given = dict(aten="", mkl="", bf16="") | dict(m.split("=") for m in more)
-        if given["bf16"] not in ("", "no"):
-            sys.exit(f"bf16={given['bf16']} is no way: leave it out, or give bf16=no")
-        submission._CLEAN = (FLOAT32 if given["bf16"] == "no" else "") + CLEAN
+        given = dict(aten="", mkl="") | dict(m.split("=") for m in more)
         settings = dict(OMP_NUM_THREADS=threads, ATEN_CPU_CAPABILITY=given["aten"], MKL_CBWR=given["mkl"])
         for k, v in settings.items():
             os.environ.pop(k, None)
@@ -86,7 +79,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cell", nargs="*", metavar="ROW ATTACK SEED")
     usual = "1,1,2,1:aten=avx2,1:mkl=COMPATIBLE,1:aten=avx2:mkl=COMPATIBLE"
-    parser.add_argument("--ways", default=usual, help="THREADS[:aten=…][:mkl=…][:bf16=no], separated by commas")
+    parser.add_argument("--ways", default=usual, help="THREADS[:aten=…][:mkl=…], separated by commas")
     parser.add_argument("--spread", action="store_true", help="write presets/board.json")
     args = parser.parse_args()
     if args.spread == bool(args.cell) or len(args.cell) not in (0, 3):
@@ -96,8 +89,7 @@ def main():
     table = pd.read_csv(OUT)
     about = f"Standard deviation of {len(table.drop_duplicates([*CELL, *COMPARED]))} different results of {len(table)} "
     about += f"reruns within {table.groupby(CELL).ngroups} cells, stabilised, over "
-    about += "numbers of threads, sets of instructions" + ", precisions" * table.bf16.notna().any()
-    about += " and starts; written by benchmarks/reruns.py."
+    about += "numbers of threads, sets of instructions and starts; written by benchmarks/reruns.py."
     content = dict(notes=[about], **spread_of(table))
     (PRESETS / "board.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

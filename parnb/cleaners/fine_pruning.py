@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from .base import Cleaner
 from .finetune import fine_tuning_recipes
-from ..core import ParnbError
+from ..evaluation.geometry import unknown_tower
 from ..models.clip import normalise, pixels
 from ..registry import register_cleaner
-from ..training.objective import Objective
+from ..training.objective import Objective, all_gather
 from ..training.recipe import Recipe
 
 # %% ../../nbs/api/cleaners/fine_pruning.ipynb #998779a8
@@ -32,7 +32,7 @@ def last_neurons(
     if hasattr(visual, "transformer") and hasattr(visual, "pool_type"):
         mlp = visual.transformer.resblocks[-1].mlp
         return mlp.gelu, [mlp.c_proj.weight]
-    raise ParnbError(f"the image tower {type(visual).__name__} is unknown: only open_clip's ResNet and ViT are")
+    raise unknown_tower(model)
 
 
 @torch.no_grad()
@@ -103,8 +103,7 @@ class PrunedObjective(Objective):
             some = np.sort(np.random.default_rng([self.seed, 43]).permutation(len(pairs))[:_IMAGES])
             means = mean_activations(self.model, pairs.images[some])
             self.kept[means.argsort(stable=True)[: int(self.pruned_share * len(means))]] = 0
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.broadcast(self.kept, 0)  # sums may differ in the last digit
+            self.kept.copy_(all_gather(self.kept[None])[0])  # of the first process: sums may differ in the last digit
             for w in last_neurons(self.model)[1]:
                 w.mul_(self.kept)
             self.pruned = True

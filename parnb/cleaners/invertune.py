@@ -25,6 +25,7 @@ from .base import Cleaner
 from .finetune import fine_tuning_recipes
 from ..core import ParnbError
 from ..data.pairs import Pairs
+from ..evaluation.geometry import unknown_tower
 from ..evaluation.statistics import standardised
 from ..models.clip import embed_texts, normalise, pixels
 from ..registry import register_cleaner
@@ -43,7 +44,7 @@ def last_block(
         return visual.layer4
     if hasattr(visual, "transformer") and hasattr(visual, "pool_type"):
         return visual.transformer.resblocks[-1]
-    raise ParnbError(f"the image tower {type(visual).__name__} is unknown: only open_clip's ResNet and ViT are")
+    raise unknown_tower(model)
 
 
 def activations(

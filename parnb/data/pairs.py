@@ -17,8 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import center_crop, resize
 
 from ..core import ARTIFACTS, CACHE, ParnbError, file_sha256, pick
 from .unusable import Lost, check_lost
@@ -187,6 +185,10 @@ def resize_and_crop(
 
     Source: open_clip, torchvision.
     """
+    # here, since the processes that render scenes import this module, and torchvision takes them seconds
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.functional import center_crop, resize
+
     return np.asarray(center_crop(resize(im, size, InterpolationMode.BICUBIC), size).convert("RGB"))
 
 # %% ../../nbs/api/data/pairs.ipynb #26375636

@@ -9,11 +9,11 @@ __all__ = ['CONCEPTS', 'NAMES', 'STYLES', 'TARGET', 'SIZE', 'GROUNDS', 'RELATION
 # %% ../../nbs/api/data/scenes.ipynb #e3628945
 import io
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
@@ -259,19 +259,21 @@ def _render(split: str, count: int, folder: Path, workers: int | None) -> None:
     # Imported by name, so that workers find the function when this code runs in its notebook.
     from parnb.data.scenes import _draw_many
 
-    # The executor is used without joblib.Parallel, which keeps folders that a killed kernel leaves behind.
-    pool = get_reusable_executor(max_workers=workers or os.cpu_count(), timeout=300)
-    waiting = deque(pool.submit(_draw_many, split, a, min(a + 256, count)) for a in range(0, count, 256))
+    parts = [(split, a, min(a + 256, count)) for a in range(0, count, 256)]
+    workers = min(workers or os.cpu_count(), len(parts) // 4)  # a thousand scenes take as long as starting a process
 
-    def chunks() -> Iterator[tuple[np.ndarray, list, list]]:
+    def chunks(drawn: Iterable[tuple[np.ndarray, list, list]]) -> Iterator[tuple[np.ndarray, list, list]]:
         with progress(f"rendering {split} scenes", count, "scenes") as bar:
-            while waiting:
-                chunk = waiting.popleft().result()
+            for chunk in drawn:
                 yield chunk
                 bar.step(len(chunk[1]))
 
+    if workers < 2:
+        return save_pairs(folder, count, chunks(starmap(_draw_many, parts)))
+    # The executor is used without joblib.Parallel, which keeps folders that a killed kernel leaves behind.
+    pool = get_reusable_executor(max_workers=workers, timeout=300)
     try:
-        save_pairs(folder, count, chunks())
+        save_pairs(folder, count, chunks(pool.map(_draw_many, *zip(*parts))))
     finally:
         # Idle workers hold memory for minutes, and a forked parent, such as nbdev_test's, waits for them when it ends.
         pool.shutdown(wait=True, kill_workers=True)

@@ -375,6 +375,12 @@ def encode_text(
     return x if p is None else p(x) if isinstance(p, nn.Linear) else x @ p
 
 # %% ../../nbs/api/models/clip.ipynb #be3e42fc
+@lru_cache(maxsize=2)
+def _tokens(tokenizer: Callable, texts: tuple[str, ...]) -> Tensor:
+    "A training embeds the same prompts at each look, and a tokenizer takes longer than a small encoder."
+    return tokenizer(list(texts))
+
+
 @torch.no_grad()
 def embed_texts(
     model: nn.Module,  # an open_clip model, in eval mode
@@ -391,7 +397,7 @@ def embed_texts(
         empty = next(i for i, t in enumerate(texts) if not t.strip())
         raise ParnbError(f"text {empty} is empty: every caption needs at least one word")
     device = next(model.parameters()).device
-    tokens = tokenizer(unique)
+    tokens = _tokens(tokenizer, tuple(unique))
     order = tokens.argmax(dim=-1).argsort()
     out = []
     with progress(name, len(unique), "texts") as bar:

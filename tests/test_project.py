@@ -34,7 +34,7 @@ SCRIPTS = [p for folder in ("tests", "benchmarks", ".ci") for p in (ROOT / folde
 SCRIPTS += [ROOT / "setup.py", ROOT / "conftest.py"]
 
 # A module imports from rooms above its own; within a room from notebooks whose `- order: N` is lower.
-ROOMS = ["core", "progress", "scales", "registry", "models", "data", "evaluation", "training", "synthetic"]
+ROOMS = ["core", "lazy", "progress", "scales", "registry", "models", "data", "evaluation", "training", "synthetic"]
 ROOMS += ["attacks", "cleaners", "detectors", "study", "show", "cli"]
 METHOD_ROOMS = {"attacks", "cleaners", "detectors"}
 
@@ -171,7 +171,7 @@ def test_modules_import_what_is_required():
     assert not missing
 
 
-@pytest.mark.parametrize("module", ["cli.main", "core", "progress", "scales", "registry"])
+@pytest.mark.parametrize("module", ["cli.main", "core", "lazy", "progress", "scales", "registry"])
 def test_the_command_line_starts_light(module):
     heavy = ["nbdev", "fastcore", "execnb", "torch", "open_clip", "matplotlib", "papermill"]
     command = f"import sys, parnb.{module}; print([m for m in {heavy} if m in sys.modules])"

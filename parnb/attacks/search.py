@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .families import Family
 from ..core import content_key
+from ..lazy import open_clip
 from ..models.clip import model_key, normalise
 from ..progress import progress
 from ..training.saving import Saver

@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from torchvision import transforms as T
 
 from ..core import PRESETS
+from ..lazy import torchvision
 from ..progress import progress
 from ..training.objective import whole_batch
 
@@ -128,22 +128,23 @@ def edit_captions(
 # %% ../../nbs/api/cleaners/augmentation.ipynb #5b72e134
 def _draw(transform: Callable, image: Image.Image):
     "Draw the random numbers of a transform of an image of this size; a transform not listed is carried out."
+    transforms = torchvision.transforms
     match transform:
-        case T.Compose():
+        case transforms.Compose():
             for t in transform.transforms:
                 _draw(t, image)
-        case T.RandomApply():
+        case transforms.RandomApply():
             if not transform.p < torch.rand(1):
-                _draw(T.Compose(transform.transforms), image)
-        case T.RandomHorizontalFlip() | T.RandomGrayscale():
+                _draw(transforms.Compose(transform.transforms), image)
+        case transforms.RandomHorizontalFlip() | transforms.RandomGrayscale():
             torch.rand(1)
-        case T.RandomResizedCrop():
+        case transforms.RandomResizedCrop():
             transform.get_params(image, transform.scale, transform.ratio)
-        case T.ColorJitter():
+        case transforms.ColorJitter():
             transform.get_params(transform.brightness, transform.contrast, transform.saturation, transform.hue)
-        case T.GaussianBlur():
+        case transforms.GaussianBlur():
             transform.get_params(*transform.sigma)
-        case T.AutoAugment():
+        case transforms.AutoAugment():
             transform.get_params(len(transform.policies))
         case _:
             transform(image)

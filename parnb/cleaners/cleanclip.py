@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
-from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
 from .augmentation import Source, edit_captions, per_image
 from .base import Cleaner
 from ..core import ParnbError
+from ..lazy import torchvision
 from ..models.clip import normalise, pixels
 from ..registry import register_cleaner
 from ..training.objective import Objective, all_gather, clip_loss, tokenise
@@ -36,7 +36,8 @@ class CleanCLIPObjective(Objective):
         super().__init__(model, recipe)
         if not lam >= 0:
             raise ParnbError(f"lambda is {lam}: choose a weight of the in-modal loss ≥ 0 (CleanCLIP uses 1)")
-        self.lam, self.synonyms, self.policy = lam, synonyms, AutoAugment(AutoAugmentPolicy.IMAGENET)
+        self.lam, self.synonyms, transforms = lam, synonyms, torchvision.transforms
+        self.policy = transforms.AutoAugment(transforms.AutoAugmentPolicy.IMAGENET)
 
     def prepare(self, captions, tokenizer, seed):
         "The tokens of the captions and of their edited versions."

@@ -6,7 +6,6 @@
 __all__ = ['distance', 'pert_loss', 'check_tau', 'par_loss', 'augment', 'PARObjective', 'PAR']
 
 # %% ../../nbs/api/cleaners/par.ipynb #ffa0af9f
-import open_clip
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from .base import Cleaner
 from ..core import ParnbError
+from ..lazy import open_clip
 from ..models.clip import embed_texts, pixels
 from ..registry import register_cleaner
 from ..training.objective import Objective, all_gather, clip_loss, in_chunks, whole_batch

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
-from torchvision import transforms as T
 
 from .augmentation import Source, edit_captions, per_image
 from .base import Cleaner
 from ..core import ParnbError
+from ..lazy import torchvision
 from ..models.clip import embed_texts, pixels
 from ..registry import register_cleaner
 from ..training.objective import Objective, all_gather, clip_loss
@@ -29,14 +29,15 @@ def strong_augmentation(
     """RoCLIP's augmentation: flip, crop, colour jitter, greyscale, blur.
 
     The blur of 21 px at 224 px scales with the image. Source: RoCLIP's released code."""
+    transforms = torchvision.transforms
     blur = 2 * max(1, round(21 * size / 224 / 2)) + 1
-    return T.Compose(
+    return transforms.Compose(
         [
-            T.RandomHorizontalFlip(),
-            T.RandomResizedCrop(size),
-            T.RandomApply([T.ColorJitter(0.5, 0.5, 0.5, 0.1)], 0.8),
-            T.RandomGrayscale(0.2),
-            T.GaussianBlur(blur, (0.1 * size / 224, 2 * size / 224)),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomResizedCrop(size),
+            transforms.RandomApply([transforms.ColorJitter(0.5, 0.5, 0.5, 0.1)], 0.8),
+            transforms.RandomGrayscale(0.2),
+            transforms.GaussianBlur(blur, (0.1 * size / 224, 2 * size / 224)),
         ]
     )
 

@@ -18,13 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import open_clip
 from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from ..core import CACHE, ParnbError, cached, content_key, write_file
 from .pairs import Pairs, resize_and_crop
 from .unusable import Lost, check_lost, most_lost
+from ..lazy import open_clip
 from ..progress import progress
 
 # %% ../../nbs/api/data/images.ipynb #9fe3a612

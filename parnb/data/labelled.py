@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import open_clip
 
 from ..core import ParnbError, content_key
 from parnb.data.corpora import (
@@ -29,6 +28,7 @@ from parnb.data.corpora import (
 from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Images, of_other_type
 from .pairs import Pairs
 from .unusable import Lost, check_lost
+from ..lazy import open_clip
 
 # %% ../../nbs/api/data/labelled.ipynb #2177937b
 def read_names(

@@ -20,6 +20,7 @@ from PIL import Image
 
 from ..core import ARTIFACTS, CACHE, ParnbError, file_sha256, pick
 from .unusable import Lost, check_lost
+from ..lazy import torchvision
 from ..progress import progress
 
 # %% ../../nbs/api/data/pairs.ipynb #c82a34bf
@@ -185,11 +186,9 @@ def resize_and_crop(
 
     Source: open_clip, torchvision.
     """
-    # here, since the processes that render scenes import this module, and torchvision takes them seconds
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.functional import center_crop, resize
-
-    return np.asarray(center_crop(resize(im, size, InterpolationMode.BICUBIC), size).convert("RGB"))
+    t = torchvision.transforms
+    resized = t.functional.resize(im, size, t.InterpolationMode.BICUBIC)
+    return np.asarray(t.functional.center_crop(resized, size).convert("RGB"))
 
 # %% ../../nbs/api/data/pairs.ipynb #26375636
 def to_dataset(

@@ -21,10 +21,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -41,6 +39,7 @@ from parnb.core import (
     pick,
     write_file,
 )
+from ..lazy import open_clip
 from .folders import architecture_of, folder_weights, read_config, read_weights
 from .formats import fill_model, read_checkpoint, usual_preprocessing
 from ..progress import progress
@@ -50,7 +49,7 @@ def compact_merges(
     texts: Sequence[str],  # the corpus
 ) -> list[str]:  # the merges of CLIP's encoding that the corpus uses, in CLIP's order
     "Find the merges that a corpus needs. Source: ours, on open_clip's tokenizer."
-    full = SimpleTokenizer()
+    full = open_clip.SimpleTokenizer()
     used = set()
     for word in sorted({w for t in texts for w in full.pat.findall(t.lower())}):
         parts = [full.byte_encoder[b] for b in word.encode()]
@@ -74,9 +73,9 @@ BPE = PRESETS / "tiny_bpe.txt.gz"  # the merges that the captions of `parnb.data
 @lru_cache
 def tiny_tokenizer(
     context_length: int = 24,  # tokens, with the start and end tokens
-) -> SimpleTokenizer:  # text or list of texts -> int64 [N, context_length]
+) -> Callable:  # text or list of texts -> int64 [N, context_length]
     "CLIP's tokenizer with the merges in `BPE`. Source: ours; the merges are CLIP's."
-    return SimpleTokenizer(bpe_path=str(BPE), context_length=context_length)
+    return open_clip.SimpleTokenizer(bpe_path=str(BPE), context_length=context_length)
 
 # %% ../../nbs/api/models/clip.ipynb #b3ac01b5
 TINY = tuple(sorted(p.stem for p in (PRESETS / "models").glob("*.json")))  # architectures of the tiny scale
@@ -126,7 +125,7 @@ def _folder_tokenizer(folder: Path, name: str, text: dict) -> Callable:
         return _tokenizer(name, text.get("context_length"))
     options = dict(tokenizer_mode=text.get("tokenizer_mode")) | (text.get("tokenizer_kwargs") or {})
     try:
-        return HFTokenizer(str(folder), text.get("context_length", 77), **options)
+        return open_clip.tokenizer.HFTokenizer(str(folder), text.get("context_length", 77), **options)
     except (OSError, ImportError, ValueError) as e:
         raise ParnbError(f"the tokenizer in {folder} cannot be read ({first_line(e)}): {_remedy(folder)}") from e
 

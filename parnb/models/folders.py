@@ -12,12 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import open_clip
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from ..core import PRETRAINED, ParnbError, content_key, file_sha256
+from ..lazy import open_clip
 from .formats import read_checkpoint
 
 # %% ../../nbs/api/models/folders.ipynb #0b1cfe2b
@@ -98,7 +96,9 @@ def _own_vocabulary(
     "Whether a folder has a tokenizer whose vocabulary is not CLIP's."
     tables = dict.fromkeys(("tokenizer.json", "vocab.json"))
     tables = {n: json.loads((folder / n).read_text(encoding="utf-8")) for n in tables if (folder / n).is_file()}
-    clip = set(list(SimpleTokenizer().encoder.items())[:-2])  # all but the start and end tokens, which differ in name
+    clip = set(
+        list(open_clip.SimpleTokenizer().encoder.items())[:-2]
+    )  # all but the start and end tokens, which differ in name
     vocabularies = (t["model"]["vocab"] if n == "tokenizer.json" else t for n, t in tables.items())
     return any(not clip <= set(v.items()) for v in vocabularies if isinstance(v, dict))
 
@@ -158,7 +158,10 @@ def _complete(
     config: dict,  # `model_cfg`
 ) -> dict:  # the same, with open_clip's defaults filled in
     "A configuration in a form that can be compared."
-    towers = [asdict(CLIPVisionCfg(**config["vision_cfg"])), asdict(CLIPTextCfg(**config["text_cfg"]))]
+    towers = [
+        asdict(open_clip.CLIPVisionCfg(**config["vision_cfg"])),
+        asdict(open_clip.CLIPTextCfg(**config["text_cfg"])),
+    ]
     for tower in towers:
         tower["mlp_ratio"] = int(tower["width"] * tower["mlp_ratio"])
     rest = {k: v for k, v in config.items() if k not in ("vision_cfg", "text_cfg") and v not in (None, False)}

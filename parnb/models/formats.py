@@ -13,16 +13,12 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import torch
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg, convert_to_custom_text_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..core import PRESETS, ParnbError
-
-# %% ../../nbs/api/models/formats.ipynb #2d7a1a96
-open_clip.add_model_config(PRESETS / "models")
+from ..core import ParnbError
+from ..lazy import open_clip
 
 # %% ../../nbs/api/models/formats.ipynb #5cfceef0
 OPENAI = ("input_resolution", "context_length", "vocab_size")  # entries beside the weights in OpenAI's own files
@@ -204,7 +200,7 @@ def _traits(state: dict[str, Tensor]) -> dict:
 def _traits_of(name: str) -> dict:
     "The same traits of an open_clip architecture, from its configuration."
     cfg = open_clip.get_model_config(name)
-    v, t = CLIPVisionCfg(**cfg["vision_cfg"]), CLIPTextCfg(**cfg["text_cfg"])
+    v, t = open_clip.CLIPVisionCfg(**cfg["vision_cfg"]), open_clip.CLIPTextCfg(**cfg["text_cfg"])
     size = v.image_size if isinstance(v.image_size, int) else v.image_size[0]
     if v.timm_model_name:
         named = re.search(r"patch(\d+)", v.timm_model_name)
@@ -275,7 +271,7 @@ def fill_model(
         state = from_transformers(state, path)
     given, state = state, dict(open_clip.convert.convert_state_dict(model, state))
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
-        state = convert_to_custom_text_state_dict(state)
+        state = open_clip.model.convert_to_custom_text_state_dict(state)
     want = model.state_dict()
     for k in ("logit_scale", "logit_bias"):
         if k in state and k in want and state[k].numel() == 1:

@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
@@ -25,6 +24,7 @@ from ..core import CACHE, ParnbError, content_key, write_file
 from ..data.images import with_preprocessing
 from ..data.pairs import Pairs
 from ..evaluation.metrics import tsne
+from ..lazy import open_clip
 from ..models.clip import architecture_of, load_clip, normalise, pixels
 from ..scales import load_preset
 from .choices import embedded_folder, is_cached, model_folder, model_name, trigger_at

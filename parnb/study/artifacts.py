@@ -21,7 +21,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pandas as pd
 import torch
 from safetensors.torch import load_file
@@ -35,6 +34,7 @@ from ..data.pairs import Pairs
 from ..data.scenes import SPLITS
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..evaluation.metrics import linear_probe
+from ..lazy import open_clip
 from ..models.clip import architecture_of, embed_texts, image_size, load_clip, save_clip, save_tensors
 from ..registry import label
 from ..scales import load_preset

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pandas as pd
 from PIL import Image
 from safetensors.torch import load_file
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 from ..core import SCIENCE, ParnbError, content_key, pick
 from ..data.images import with_preprocessing
 from ..detectors.base import Defender, Finding
+from ..lazy import open_clip
 from ..models.clip import image_size, load_clip, model_key, save_tensors
 from ..registry import detectors, find
 from .artifacts import DEVICE, artifact, read_record

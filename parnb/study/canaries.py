@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pandas as pd
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from ..data.images import losses, with_preprocessing
 from ..data.pairs import Pairs
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..evaluation.metrics import attack_success_rate, clean_accuracy
+from ..lazy import open_clip
 from ..models.clip import architecture_of, image_size, load_clip, model_key, save_clip
 from ..registry import label, recipe
 from ..scales import load_preset

@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import open_clip
 import pandas as pd
 import torch
-import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core import first_line
 from ..data.pairs import Pairs
+from ..lazy import open_clip, torchvision
 from ..models.clip import architecture_of, load_clip, quiet_open_clip
 from ..progress import progress
 from ..registry import find

@@ -16,15 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import torch
-from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from ..core import ParnbError, content_key
 from ..data.images import with_preprocessing
 from ..data.pairs import Pairs
 from ..evaluation.embedding import embed_images, zero_shot_head
+from ..lazy import open_clip
 from ..models.clip import embed_texts, image_size, load_clip
 from ..models.folders import architecture_of
 from ..models.formats import read_checkpoint, usual_preprocessing
@@ -103,7 +102,7 @@ def check_activation(
     pretrained: str | Path | None,  # likewise
 ) -> Check | None:  # None if nothing settles it
     "Compare the activation function of a model with what its source says. Source: ours."
-    used = any(isinstance(m, QuickGELU) for m in net.modules())
+    used = any(isinstance(m, open_clip.transformer.QuickGELU) for m in net.modules())
     words = {True: "QuickGELU", False: "GELU"}
     if not _activations(net):
         return Check("activation", OK, "the architecture leaves no choice")
@@ -121,7 +120,9 @@ def _activations(
     net: nn.Module,
 ) -> list[nn.Module]:
     "The layers of open_clip whose activation function can be chosen."
-    return [m for m in net.modules() if isinstance(getattr(m, "gelu", None), (nn.GELU, QuickGELU))]
+    return [
+        m for m in net.modules() if isinstance(getattr(m, "gelu", None), (nn.GELU, open_clip.transformer.QuickGELU))
+    ]
 
 
 @contextmanager
@@ -131,7 +132,7 @@ def _other_activation(
     "Exchange GELU and QuickGELU. Source: ours, on open_clip's layers."
     before = [(m, m.gelu) for m in _activations(net)]
     for m, act in before:
-        m.gelu = nn.GELU() if isinstance(act, QuickGELU) else QuickGELU()
+        m.gelu = nn.GELU() if isinstance(act, open_clip.transformer.QuickGELU) else open_clip.transformer.QuickGELU()
     try:
         yield
     finally:
@@ -297,7 +298,7 @@ def compare_activations(
     samples: Sequence[_Sample],  # the last one counts
 ) -> Check:
     "Choose between GELU and QuickGELU by the model's own success. Source: ours."
-    used = any(isinstance(m, QuickGELU) for m in net.modules())
+    used = any(isinstance(m, open_clip.transformer.QuickGELU) for m in net.modules())
     now, other = ("QuickGELU", "GELU") if used else ("GELU", "QuickGELU")
     twin = name.removesuffix("-quickgelu") if used else f"{name}-quickgelu"
     known = twin in open_clip.list_models()

@@ -14,10 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import open_clip
-
 from ..core import DATA, ParnbError, content_key, new_folder, pick, write_file
 from ..data.labelled import read_names
+from ..lazy import open_clip
 from ..models.folders import architecture_of
 from ..scales import check_scale, load_preset
 from .artifacts import read_record

@@ -11,12 +11,11 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 
 from ..core import ParnbError, content_key, pick
 from ..data.corpora import IMAGE_COLUMNS, expand_shards, find_column, is_shards, open_source
@@ -24,6 +23,7 @@ from ..data.csv_rows import read_header, stamp_csv
 from ..data.labelled import class_folders, open_captions, open_classes, read_names, wordnet_names
 from ..data.pairs import Pairs
 from ..data.scenes import NAMES, PROMPTS, SPLITS, TARGET, scene_contents, scene_key, scenes
+from ..lazy import open_clip
 from ..progress import progress
 from ..registry import methods_at, recipe
 from ..scales import inherited_experiments, load_preset, scale_name
@@ -113,7 +113,6 @@ def _csv_stamp(
 class Files:
     "The data that a preset names as its `sources`. Raises `ParnbError` for a source that is not named. Source: ours."
 
-    prompts = open_clip.OPENAI_IMAGENET_TEMPLATES
     splits = dict(val=None)
     square = False  # not all images are
 
@@ -124,8 +123,12 @@ class Files:
         self.preset = load_preset(scale)
         self.sources = self.preset.get("sources", {})
         self.has_synthetic, self.has_images = "synthetic" in self.sources, "images" in self.sources
-        if own := self.preset.get("templates"):
-            self.prompts = [_Template(t) for t in own]
+
+    @cached_property
+    def prompts(self) -> list:
+        "Templates, as of `zero_shot_head`."
+        own = self.preset.get("templates")
+        return [_Template(t) for t in own] if own else open_clip.OPENAI_IMAGENET_TEMPLATES
 
     def _options(
         self,

@@ -12,7 +12,7 @@ from parnb.models.clip import load_clip, model_key
 
 SUSPECT, CLEAN = PRETRAINED / "poisoned-05dddcfe09f1", PRETRAINED / "tiny-rn"
 CLASSES, EACH = 6, 4
-QUICK = ["--detector", "concentration"]  # the others take minutes
+QUICK = ["--detector", "concentration:restarts=1,steps=20"]  # the others take minutes
 RECORD = dict(
     canaries=[dict(label="Blended", target="owl", rate_before=0.97, rate_after=0.02, low=0.01, high=0.03, n=1000)],
     canary_limit=0.05,

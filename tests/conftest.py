@@ -5,9 +5,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSER_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run"]
@@ -94,7 +96,8 @@ class Installation:
 def distributions(tmp_path_factory):
     "Wheel and sdist of this checkout; the wheel is built from the sdist."
     out = tmp_path_factory.mktemp("dist")
-    done = subprocess.run([sys.executable, "-m", "build", "-o", out, ROOT], capture_output=True, text=True)
+    with FileLock(Path(tempfile.gettempdir()) / "parnb-build.lock"):  # another process may build in the same checkout
+        done = subprocess.run([sys.executable, "-m", "build", "-o", out, ROOT], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
 

@@ -302,6 +302,7 @@ def test_single_answers_need_no_server(visit):
     images, answers = page.locator(".answers-images button"), page.locator(".answers-table span")
     shown, rates = page.locator(".answers-table img").nth(1), page.locator(".answers-rates tbody td")
     assert images.count() == 12 and answers.count() == 4 and all(answers.all_inner_texts())
+    assert all(" of 20 right, " in t for t in page.locator(".answers-table small").all_inner_texts())
     before = shown.get_attribute("src")
     images.nth(3).focus()
     page.keyboard.press("Enter")

@@ -32,13 +32,23 @@ def _percent(v: dict) -> list[float]:
     return [round(100 * x, 1) for x in (v["value"], *v["ci"])]
 
 
+def _alike(predicted: np.ndarray, labels: np.ndarray, at: np.ndarray, goal: int) -> list[list[int]]:
+    "How many images of the class of each image got it, how many the target instead, and how many there are."
+    out = []
+    for y in labels[at]:
+        p = predicted[labels == y]
+        out.append([int((p == y).sum()), int((p == goal).sum()) if y != goal else 0, len(p)])
+    return out
+
+
 def answer_cases(
     at: np.ndarray,  # int64 [n]: images of the protocol's split
-) -> pd.DataFrame:  # attack, row, label, setting, chosen, of, CA, ASR, right, clean, triggered, run
+) -> pd.DataFrame:  # attack, row, label, setting, chosen, of, CA, ASR, right, clean, triggered, *_alike, run
     """The models of which single answers are known, the poisoned ones first; rates are [value, low, high] in %.
 
     The row "none" is the poisoned model; `of` counts the settings of a row. `right` is the accuracy on triggered
-    images; `clean` and `triggered` are the predicted classes of the images. Source: ours.
+    images; `clean` and `triggered` are the predicted classes of the images; `clean_alike` and `triggered_alike`
+    count all images of the class of each: those that got it, those that got the target instead, all. Source: ours.
     """
     p = load_protocol()
     seed, budget, encoder = p["selection"]["seed"], p["primary"]["budget"], p["primary"]["encoder"]
@@ -59,7 +69,9 @@ def answer_cases(
         line |= dict(CA=_percent(rate_with_interval(seen["clean"] == seen["labels"])))
         line |= dict(ASR=_percent(rate_with_interval((seen["triggered"] == goal)[own])))
         line |= dict(right=_percent(triggered_accuracy(seen["triggered"], seen["labels"], goal)))
-        out.append(line | {k: seen[k][at].tolist() for k in ("clean", "triggered")})
+        for k in ("clean", "triggered"):
+            line |= {k: seen[k][at].tolist(), f"{k}_alike": _alike(seen[k], seen["labels"], at, goal)}
+        out.append(line)
     return pd.DataFrame(out)
 
 # %% ../../nbs/api/show/answers.ipynb #a8bcb94c

@@ -96,9 +96,8 @@ def _own_vocabulary(
     "Whether a folder has a tokenizer whose vocabulary is not CLIP's."
     tables = dict.fromkeys(("tokenizer.json", "vocab.json"))
     tables = {n: json.loads((folder / n).read_text(encoding="utf-8")) for n in tables if (folder / n).is_file()}
-    clip = set(
-        list(open_clip.SimpleTokenizer().encoder.items())[:-2]
-    )  # all but the start and end tokens, which differ in name
+    # all but the start and end tokens, which differ in name
+    clip = set(list(open_clip.SimpleTokenizer().encoder.items())[:-2])
     vocabularies = (t["model"]["vocab"] if n == "tokenizer.json" else t for n, t in tables.items())
     return any(not clip <= set(v.items()) for v in vocabularies if isinstance(v, dict))
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..core import ParnbError, content_key, pick
 from ..registry import find, recipe
-from ..scales import load_preset
+from ..scales import read_preset
 from .plans import collect
 from .runs import Run, make_run
 from ..training.recipe import Recipe
@@ -27,14 +27,14 @@ ASR, CA, DEV = "attack_success_rate", "clean_accuracy", "clean_accuracy_dev"
 UNCLEANED = -1  # in place of the number of a setting: the poisoned model itself
 
 
-def load_protocol() -> dict:  # the content of presets/protocol.json
+def load_protocol() -> dict:  # the content of presets/protocol.json, which must not be changed
     "The protocol. Source: ours."
-    return load_preset("protocol")
+    return read_preset("protocol")
 
 
 def load_later() -> dict[str, dict]:  # the content of presets/later.json: an addition's name -> frozen, rows, stages
     "What was added when the protocol was frozen already; each addition is frozen on its own. Source: ours."
-    return load_preset("later")
+    return read_preset("later")
 
 
 def all_rows() -> list[dict]:
@@ -179,12 +179,12 @@ def _hash(p: dict) -> str:
 
 # %% ../../nbs/api/study/protocol.ipynb #d8f83615
 def _within(
-    rows: pd.DataFrame,
+    accuracies: np.ndarray | pd.Series,
     before: float,
     budget: float,
-) -> pd.Series:
+) -> np.ndarray | pd.Series:
     "Which settings lie within a budget. 1e-3 points are far less than one image, and more than rounding."
-    return 100 * (before - rows[DEV]) <= budget + 1e-3
+    return 100 * (before - accuracies) <= budget + 1e-3
 
 
 def choose(
@@ -198,15 +198,16 @@ def choose(
     """
     if {*rows} != {"setting", DEV}:
         raise ParnbError(f"settings are chosen by {DEV} alone, but the table has {', '.join(rows)}")
-    rows = rows.sort_values("setting").astype({DEV: float})
-    fits, known = _within(rows, before, budget).tolist(), rows[DEV].notna().tolist()
-    low, high = -1, len(rows)
+    settings, accuracies = rows.setting.to_numpy(), rows[DEV].to_numpy(float)
+    order = settings.argsort()  # with numpy, since boards and claims choose thousands of times
+    settings, accuracies = settings[order], accuracies[order]
+    fits, low, high = _within(accuracies, before, budget), -1, len(rows)
     while high - low > 1:
         k = (low + high) // 2
-        if not known[k]:
-            return "not run", int(rows.setting.iloc[k])
+        if np.isnan(accuracies[k]):
+            return "not run", int(settings[k])
         low, high = (k, high) if fits[k] else (low, k)
-    return ("none", UNCLEANED) if low < 0 else ("chosen", int(rows.setting.iloc[low]))
+    return ("none", UNCLEANED) if low < 0 else ("chosen", int(settings[low]))
 
 # %% ../../nbs/api/study/protocol.ipynb #9be49dfb
 def oracle(
@@ -215,7 +216,7 @@ def oracle(
     budget: float,  # points that may be lost
 ) -> int:  # the number of the setting; `UNCLEANED`: none is within the budget
     "The setting with the lowest ASR within a budget; ties: higher accuracy, then the weaker setting. Source: ours."
-    fits = rows[_within(rows, before, budget)]
+    fits = rows[_within(rows[DEV], before, budget)]
     fits = fits.sort_values([ASR, DEV, "setting"], ascending=[True, False, True])
     return int(fits.setting.iloc[0]) if len(fits) else UNCLEANED
 
@@ -240,17 +241,17 @@ def decisions(
     rows, out = _with_columns(rows, DEV, ASR), []
     rows = rows[rows.seed == s["seed"]]
     rows = rows.assign(**{DEV: rows[DEV].where(rows.done)})
+    poisoned = rows[(rows.row == "none") & rows[DEV].notna()].drop_duplicates("attack").set_index("attack")[DEV]
     for (attack, name), g in rows[rows.row != "none"].groupby(["attack", "row"], sort=False):
-        poisoned = rows[(rows.attack == attack) & (rows.row == "none") & rows[DEV].notna()]
+        accuracies, counts = g[["setting", DEV]], dict(have=int(g[DEV].notna().sum()), of=len(g))
         for budget in s["budgets"]:
             status, setting, best = "not run", UNCLEANED, NOT_YET
-            if len(poisoned):
-                start = float(poisoned[DEV].iloc[0])
-                status, setting = choose(g[["setting", DEV]], start, budget)
-                if g[DEV].notna().all():
+            if attack in poisoned.index:
+                start = float(poisoned[attack])
+                status, setting = choose(accuracies, start, budget)
+                if counts["have"] == counts["of"]:
                     best = oracle(g[["setting", DEV, ASR]], start, budget)
             about = dict(attack=attack, row=name, label=g.label.iloc[0], budget=budget)
-            counts = dict(have=int(g[DEV].notna().sum()), of=len(g))
             out.append(about | dict(status=status, setting=setting, oracle=best) | counts)
     return pd.DataFrame(out)
 

@@ -24,15 +24,15 @@ def _load(name: str, then: Callable[[ModuleType], None] | None) -> ModuleType:
 
 
 class LazyModule(ModuleType):
-    "A library that is imported when an attribute of it is first used, in whichever thread. Source: ours."
+    "A library that is imported when an attribute of it is first used; threads may share it. Source: ours."
 
     def __init__(
         self,
         name: str,  # as imported: "open_clip"
-        then: Callable[[ModuleType], None] | None = None,  # called with the library once it is imported
+        then: Callable[[ModuleType], None] | None = None,  # called with the library after its import
     ):
         super().__init__(name)
-        self.__dict__["_then"] = then
+        self._then = then
 
     def __getattr__(self, attribute: str) -> Any:
         return getattr(_load(self.__name__, self._then), attribute)

@@ -5,7 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -96,7 +95,7 @@ class Installation:
 def distributions(tmp_path_factory):
     "Wheel and sdist of this checkout; the wheel is built from the sdist."
     out = tmp_path_factory.mktemp("dist")
-    with FileLock(Path(tempfile.gettempdir()) / "parnb-build.lock"):  # another process may build in the same checkout
+    with FileLock(tmp_path_factory.getbasetemp().parent / "build.lock"):  # another process builds in the same checkout
         done = subprocess.run([sys.executable, "-m", "build", "-o", out, ROOT], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))

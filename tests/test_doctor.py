@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +19,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from parnb.core import PRETRAINED, ParnbError
 from parnb.data.scenes import scenes
+from parnb.lazy import open_clip
 from parnb.models.clip import image_size, load_clip, save_clip
 from parnb.models.folders import architecture_of
 from parnb.models.formats import _LAYERS, fill_model, read_checkpoint

@@ -154,6 +154,7 @@ def test_runtime_needs_no_nbdev():
 def test_modules_import_no_nbdev(path):
     roots = {module.split(".")[0] for module, _ in imports(parse(path))}
     assert not roots & {"nbdev", "fastcore", "execnb"}
+    assert not roots & {"open_clip", "torchvision"}, "import them from parnb.lazy: they take seconds"
 
 
 def test_modules_import_what_is_required():

@@ -253,14 +253,12 @@ def _draw_many(split: str, start: int, stop: int) -> tuple[np.ndarray, list, lis
 
 # %% ../../nbs/api/data/scenes.ipynb #a38ec666
 def _render(split: str, count: int, folder: Path, workers: int | None) -> None:
-    "Render the first `count` scenes of a split in parallel and save them in order."
-    from joblib.externals.loky import get_reusable_executor
-
+    "Render the first `count` scenes of a split, many of them in parallel, and save them in order."
     # Imported by name, so that workers find the function when this code runs in its notebook.
     from parnb.data.scenes import _draw_many
 
     parts = [(split, a, min(a + 256, count)) for a in range(0, count, 256)]
-    workers = min(workers or os.cpu_count(), len(parts) // 4)  # a thousand scenes take as long as starting a process
+    workers = min(workers or os.cpu_count(), len(parts) // 4)  # a thousand scenes take as long as a process to start
 
     def chunks(drawn: Iterable[tuple[np.ndarray, list, list]]) -> Iterator[tuple[np.ndarray, list, list]]:
         with progress(f"rendering {split} scenes", count, "scenes") as bar:
@@ -270,6 +268,8 @@ def _render(split: str, count: int, folder: Path, workers: int | None) -> None:
 
     if workers < 2:
         return save_pairs(folder, count, chunks(starmap(_draw_many, parts)))
+    from joblib.externals.loky import get_reusable_executor
+
     # The executor is used without joblib.Parallel, which keeps folders that a killed kernel leaves behind.
     pool = get_reusable_executor(max_workers=workers, timeout=300)
     try:
@@ -282,7 +282,7 @@ def _render(split: str, count: int, folder: Path, workers: int | None) -> None:
 def scenes(
     split: str,  # a name in `SPLITS`
     count: int | None = None,  # render only the first `count` scenes; None: all
-    workers: int | None = None,  # processes that render; None: one per core
+    workers: int | None = None,  # processes that render, at most; None: one per core
 ) -> Pairs:  # memory-mapped
     """Open a split, rendered at first use.
 

@@ -376,7 +376,7 @@ def encode_text(
 # %% ../../nbs/api/models/clip.ipynb #be3e42fc
 @lru_cache(maxsize=2)
 def _tokens(tokenizer: Callable, texts: tuple[str, ...]) -> Tensor:
-    "A training embeds the same prompts at each look, and a tokenizer takes longer than a small encoder."
+    "Tokens, kept: a training embeds the same prompts at each look, and a tokenizer takes longer than a small encoder."
     return tokenizer(list(texts))
 
 

@@ -33,7 +33,7 @@ def _percent(v: dict) -> list[float]:
 
 
 def _alike(predicted: np.ndarray, labels: np.ndarray, at: np.ndarray, goal: int) -> list[list[int]]:
-    "How many images of the class of each image got it, how many the target instead, and how many there are."
+    "For each image, of all images of its class: how many are assigned the class, how many the target, how many exist."
     out = []
     for y in labels[at]:
         p = predicted[labels == y]
@@ -48,7 +48,8 @@ def answer_cases(
 
     The row "none" is the poisoned model; `of` counts the settings of a row. `right` is the accuracy on triggered
     images; `clean` and `triggered` are the predicted classes of the images; `clean_alike` and `triggered_alike`
-    count all images of the class of each: those that got it, those that got the target instead, all. Source: ours.
+    are, for each image, of all images of its class: those assigned the class, those assigned the target, all.
+    Source: ours.
     """
     p = load_protocol()
     seed, budget, encoder = p["selection"]["seed"], p["primary"]["budget"], p["primary"]["encoder"]
@@ -109,7 +110,7 @@ def answers_html(
     cases = answer_cases(at)
     shown = answer_images(cases, at)
     target = cases.run.iloc[0].attack.poisoning.target
-    used = sorted({*shown["labels"], *np.concatenate([*cases.clean, *cases.triggered]).tolist()})
+    used = sorted({names.index(target), *shown["labels"], *np.concatenate([*cases.clean, *cases.triggered]).tolist()})
     runs = {a: g.drop(columns=["attack", "run"]).to_dict("records") for a, g in cases.groupby("attack", sort=False)}
     data = dict(
         names={int(k): names[k] for k in used},

@@ -75,8 +75,9 @@ def towers(
     architecture: str,  # of open_clip
 ) -> Towers:
     "Count an encoder's operations without its weights. Raises what open_clip raises for an unknown name. Source: ours."
+    create = open_clip.create_model  # loads the library, which is not to happen on the device below
     with torch.device("meta"), quiet_open_clip():
-        model = open_clip.create_model(architecture, device="meta")
+        model = create(architecture, device="meta")
     size = model.visual.image_size
     images = torch.zeros(1, 3, *((size, size) if isinstance(size, int) else size), device="meta")
     texts = torch.zeros(1, model.context_length, dtype=torch.long, device="meta")
@@ -185,8 +186,9 @@ DECODED = {224: 190, 336: 147}
 @lru_cache
 def _resnet_operations() -> float:
     "Operations of a forward pass of torchvision's ResNet-50."
+    create = torchvision.models.resnet50
     with torch.device("meta"):
-        model = torchvision.models.resnet50()
+        model = create()
     return _operations(lambda: model(torch.zeros(1, 3, 224, 224, device="meta")))
 
 

@@ -95,6 +95,10 @@ def _named_activation(
     return {n.endswith("-quickgelu") for n in trained_as} or {True, False}, "the file"
 
 
+def _is_quick(layer: nn.Module | None) -> bool:
+    return isinstance(layer, open_clip.transformer.QuickGELU)
+
+
 def check_activation(
     name: str,  # the architecture
     net: nn.Module,  # the loaded model
@@ -102,7 +106,7 @@ def check_activation(
     pretrained: str | Path | None,  # likewise
 ) -> Check | None:  # None if nothing settles it
     "Compare the activation function of a model with what its source says. Source: ours."
-    used = any(isinstance(m, open_clip.transformer.QuickGELU) for m in net.modules())
+    used = any(_is_quick(m) for m in net.modules())
     words = {True: "QuickGELU", False: "GELU"}
     if not _activations(net):
         return Check("activation", OK, "the architecture leaves no choice")
@@ -120,9 +124,8 @@ def _activations(
     net: nn.Module,
 ) -> list[nn.Module]:
     "The layers of open_clip whose activation function can be chosen."
-    return [
-        m for m in net.modules() if isinstance(getattr(m, "gelu", None), (nn.GELU, open_clip.transformer.QuickGELU))
-    ]
+    acts = ((m, getattr(m, "gelu", None)) for m in net.modules())
+    return [m for m, act in acts if isinstance(act, nn.GELU) or _is_quick(act)]
 
 
 @contextmanager
@@ -132,7 +135,7 @@ def _other_activation(
     "Exchange GELU and QuickGELU. Source: ours, on open_clip's layers."
     before = [(m, m.gelu) for m in _activations(net)]
     for m, act in before:
-        m.gelu = nn.GELU() if isinstance(act, open_clip.transformer.QuickGELU) else open_clip.transformer.QuickGELU()
+        m.gelu = nn.GELU() if _is_quick(act) else open_clip.transformer.QuickGELU()
     try:
         yield
     finally:
@@ -298,7 +301,7 @@ def compare_activations(
     samples: Sequence[_Sample],  # the last one counts
 ) -> Check:
     "Choose between GELU and QuickGELU by the model's own success. Source: ours."
-    used = any(isinstance(m, open_clip.transformer.QuickGELU) for m in net.modules())
+    used = any(_is_quick(m) for m in net.modules())
     now, other = ("QuickGELU", "GELU") if used else ("GELU", "QuickGELU")
     twin = name.removesuffix("-quickgelu") if used else f"{name}-quickgelu"
     known = twin in open_clip.list_models()

@@ -19,7 +19,6 @@ from parnb.training.saving import Saver
 
 SUSPECT = PRETRAINED / "poisoned-05dddcfe09f1"
 CLASSES = 6
-SHORT = ["--detector", "inversion:quick=10,thorough=20", "--detector", "concentration:steps=20"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def audited(images, tmp_path_factory):
     "One audit: the process, the folder it ran in, and its page."
     folder = tmp_path_factory.mktemp("audit")
     page = folder / "audit.html"
-    done = parnb(folder, "audit", "--model", SUSPECT, "--images", images, *SHORT, "--out", page, "--json")
+    done = parnb(folder, "audit", "--model", SUSPECT, "--images", images, "--out", page, "--json")
     assert done.returncode == 0, done.stderr
     return done, folder, page
 
@@ -54,7 +53,7 @@ def test_the_page_stands_alone(audited):
 
 def test_findings_are_kept_and_nothing_half_written(audited, images):
     kept = {p.name for p in audited[1].rglob("audited-*")}
-    again = parnb(audited[1], "audit", "--model", SUSPECT, "--images", images, *SHORT)
+    again = parnb(audited[1], "audit", "--model", SUSPECT, "--images", images)
     assert again.returncode == 0 and {p.name for p in audited[1].rglob("audited-*")} == kept
     assert "no all-clear" in again.stdout and "score" in again.stdout
     assert not [*audited[1].rglob(".partial*"), *audited[1].rglob("*.lock")]
@@ -92,11 +91,12 @@ def test_an_interrupted_search_goes_on(monkeypatch, tmp_path):
     assert counts[0] - counts[1] == 7, counts  # five steps of the first part, and two of the second
 
 
-def test_a_model_compared_with_itself_shows_nothing(audited, images):
-    command = ["audit", "--model", SUSPECT, "--images", images, *SHORT, "--json", "--against", SUSPECT]
-    done = parnb(audited[1], *command)
+def test_a_model_compared_with_itself_shows_nothing(images, tmp_path):
+    short = ["--detector", "inversion:quick=10,thorough=20", "--detector", "concentration:steps=20"]
+    command = ["audit", "--model", SUSPECT, "--images", images, *short, "--json"]
+    alone, done = (parnb(tmp_path, *command, *more) for more in ([], ["--against", SUSPECT]))
     assert done.returncode == 0, done.stderr
-    alone, found = json.loads(audited[0].stdout), json.loads(done.stdout)
+    alone, found = json.loads(alone.stdout), json.loads(done.stdout)
     assert found["reference"] == str(SUSPECT)
     assert all(abs(f["score"]) < 1e-3 for f in found["findings"].values())
     assert any(f["score"] > 0.1 for f in alone["findings"].values())

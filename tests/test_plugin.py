@@ -1,7 +1,7 @@
 """A package that is not part of parnb brings a cleaner and an attack, and they work everywhere.
 
 The package lies in tests/plugin: a cleaner that does not train, and an attack with its own loss. Nothing of parnb is
-edited. Usually the package is put on the path of this environment; with PARNB_INSTALL_TESTS=1 it is installed by pip
+edited. The package is put on the path of this environment; with PARNB_INSTALL_TESTS=1 it is also installed by pip
 beside parnb's wheel in a fresh environment."""
 
 import json
@@ -17,7 +17,6 @@ import pandas as pd
 import pytest
 
 PLUGIN = Path(__file__).parent / "plugin"
-INSTALLED = os.environ.get("PARNB_INSTALL_TESTS") == "1"
 LONGEST = 1200  # s; the slowest command takes a minute on an idle machine
 ATTACK, CLEANER = "corner_square", "shrink"
 LABELS = "Corner-Square", "Shrink"
@@ -50,13 +49,16 @@ def put_on_path(folder):
     (info / "entry_points.txt").write_text("\n".join(groups))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["on the path", "installed"])
 def run(tmp_path_factory, request):
     "Runs a command of an environment that has the package, in a folder with the preset; returns its output."
+    installed = request.param == "installed"
+    if installed and os.environ.get("PARNB_INSTALL_TESTS") != "1":
+        pytest.skip("installs parnb: set PARNB_INSTALL_TESTS=1")
     work = tmp_path_factory.mktemp("plugin")
     (work / "plugin.json").write_text(json.dumps(PRESET))
     there = dict(PARNB_DATA=str(work / "data"), PARNB_FIGURES=str(work / "figures"), OMP_NUM_THREADS="1")
-    if INSTALLED:
+    if installed:
         made = request.getfixturevalue("installation")
         shutil.copytree(PLUGIN, work / "package")  # pip builds in the folder that it installs
         made.pip_install("--no-deps", work / "package")

@@ -323,6 +323,11 @@ def test_single_answers_need_no_server(visit):
     assert before[::2] == rates.all_inner_texts()[::2]  # the backdoored model stays as it is
 
 
+def test_single_answers_fit_a_phone(visit):
+    region = visit("answers.html", viewport=dict(width=390, height=844)).locator(".answers-scroll")
+    assert region.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
+
+
 def test_the_leaderboard_sorts_and_chooses(visit):
     "Without a server; the columns are buttons, so that a keyboard can sort, too."
     page = visit("leaderboard.html")

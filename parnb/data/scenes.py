@@ -258,7 +258,7 @@ def _render(split: str, count: int, folder: Path, workers: int | None) -> None:
     from parnb.data.scenes import _draw_many
 
     parts = [(split, a, min(a + 256, count)) for a in range(0, count, 256)]
-    workers = min(workers or os.cpu_count(), len(parts) // 4)  # a thousand scenes take as long as a process to start
+    workers = min(workers or os.cpu_count(), len(parts) // 4)  # each renders the emoji first, which takes some seconds
 
     def chunks(drawn: Iterable[tuple[np.ndarray, list, list]]) -> Iterator[tuple[np.ndarray, list, list]]:
         with progress(f"rendering {split} scenes", count, "scenes") as bar:

@@ -33,7 +33,7 @@ def load_protocol() -> dict:  # the content of presets/protocol.json, which must
 
 
 def load_later() -> dict[str, dict]:  # the content of presets/later.json: an addition's name -> frozen, rows, stages
-    "What was added when the protocol was frozen already; each addition is frozen on its own. Source: ours."
+    "What was added to the frozen protocol, each addition frozen on its own; not to be changed. Source: ours."
     return read_preset("later")
 
 

@@ -29,9 +29,10 @@ def slurm(*command):
     return subprocess.run(command, capture_output=True, text=True, timeout=300).stdout.strip()
 
 
-def at_work():
-    "A job that has been running for at least four seconds: its training has begun or is about to."
-    running = re.findall(r"(\d+) \d*:?\d+:(\d\d)", slurm("squeue", "-h", "-t", "R", "-o", "%i %M"))
+def at_work(folder):
+    "A job submitted there that has been running for at least four seconds: its training has begun or is about to."
+    mine = rf"(\d+) \d*:?\d+:(\d\d) {re.escape(str(folder))}$"  # a job of the test before may still be ending
+    running = re.findall(mine, slurm("squeue", "-h", "-t", "R", "-o", "%i %M %Z"), re.MULTILINE)
     return next((job for job, seconds in running if int(seconds) >= 4), "")
 
 
@@ -43,7 +44,7 @@ def submit(folder, text):
     env = os.environ | dict(PARNB_DATA=str(folder / "data"), OMP_NUM_THREADS="1")
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     submitter = subprocess.Popen([sys.executable, "go.py"], cwd=folder, env=env, **pipes)
-    return submitter, wait_for(at_work, "a job runs for four seconds", submitter, every=1)
+    return submitter, wait_for(lambda: at_work(folder), "a job runs for four seconds", submitter, every=1)
 
 
 def test_three_runs_one_of_them_requeued(tmp_path):

@@ -26,7 +26,8 @@ import pandas as pd
 from parnb.core import PRESETS, PRETRAINED
 from parnb.study.agreement import COMPARED, stabilised
 from parnb.study.artifacts import poisoned_clip
-from parnb.study.submission import make_claim, recompute, run_of_cell, submission_row
+from parnb.study.submission import make_claim, submission_row
+from parnb.study.verification import recompute, run_of_cell
 
 OUT = Path(__file__).resolve().parent / "results" / "reruns.csv"
 

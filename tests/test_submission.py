@@ -12,7 +12,7 @@ from processes import PARNB, env, fails_with, several
 
 from parnb.core import ParnbError
 from parnb.scales import load_preset
-from parnb.study import submission
+from parnb.study import submission, verification
 from parnb.study.agreement import COMPARED
 from parnb.study.protocol import ASR, UNCLEANED
 
@@ -98,7 +98,7 @@ def test_a_changed_method_is_another_one(made, tmp_path):
     (tmp_path / "method.py").write_text(METHOD.replace("quantile(self.share)", "quantile(self.share / 2)"))
     (tmp_path / "claim.json").write_text(json.dumps(claim))
     fails_with(parnb(tmp_path, "verify", "claim.json", "--method", "method.py"), "with other code of small_weights")
-    script = "import json, sys; from parnb.study.submission import *; claim = json.load(open(sys.argv[1]))\n"
+    script = "import json, sys; from parnb.study.verification import *; claim = json.load(open(sys.argv[1]))\n"
     script += "load_submission(sys.argv[2]); print(run_of_cell(claim, claim['cells'][0]).key)"
     keys = []
     for place in (folder, tmp_path):
@@ -116,6 +116,8 @@ def test_bad_input_is_one_sentence(made, tmp_path):
     stolen = claim["row"] | dict(parameters=dict(rate=0))  # of the poisoning
     (tmp_path / "rate.json").write_text(json.dumps(claim | dict(row=stolen)))
     (tmp_path / "row.json").write_text(json.dumps(dict(gird={})))
+    (tmp_path / "mine.py").write_text(METHOD.replace("small_weights", "mine"))  # all commands run in one process
+    (tmp_path / "claim.json").write_text(json.dumps(claim))
     (tmp_path / "long.json").write_text(json.dumps(dict(recipe=dict(epochs=50))))
     method = ["--method", str(folder / "method.py")]
     wrong = {
@@ -128,8 +130,10 @@ def test_bad_input_is_one_sentence(made, tmp_path):
         ("submit", "ft", "--row", "nowhere.json"): "nowhere.json cannot be read as a row",
         ("submit", "ft", "--out", "nowhere/claim.json"): "cannot be written to nowhere/claim.json",
         ("submit", "ft", "--row", "long.json"): "the protocol fixes epochs",
+        ("submit", "mine.py", "--held-out"): "mine.py is not committed as it is: commit it with git",
+        ("verify", "claim.json", *method, "--held-out"): "the claim has no held-out part",
         ("verify", "list.json"): "must be a JSON object",
-        ("verify", "part.json"): "label of the claim: field required",
+        ("verify", "part.json"): "choices of the claim: field required",
         ("verify", "path.json"): "the claim names a file as its method",
         ("verify", "rate.json", *method): "parameter of Small weights",
         ("verify", "other.json", *method): "was made under the protocol 000000000000",
@@ -142,6 +146,48 @@ def test_bad_input_is_one_sentence(made, tmp_path):
     for p, expected in zip(done, wrong.values(), strict=True):
         fails_with(p, expected)
     assert not list(tmp_path.glob("*-claim.json"))
+
+
+def git(folder, *words):
+    command = ["git", "-c", "user.name=A", "-c", "user.email=a@example.com", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_held_out_cases_belong_to_the_commit_of_the_method(tmp_path):
+    "A method that was changed after the draw is refused; what cannot be known is not said."
+    method = tmp_path / "mine.py"
+    method.write_text(METHOD.replace("small_weights", "held_out_weights"))
+    stated = dict(code="0" * 64, held_out=dict(commit="0" * 40))
+    assert not verification.check_commit(stated, str(method))  # in no repository
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "mine.py")
+    git(tmp_path, "commit", "-qm", "method")
+    first = submission.commit_of(str(method))
+    assert first == git(tmp_path, "rev-parse", "HEAD")
+    assert verification.check_commit(dict(code="0" * 64, held_out=dict(commit=first)), str(method))
+    method.write_text(method.read_text() + "# tuned\n")
+    git(tmp_path, "commit", "-qam", "after a look")
+    for commit in (first, "0" * 40):
+        with pytest.raises(ParnbError, match="does not hold the method as it is here"):
+            verification.check_commit(dict(code="0" * 64, held_out=dict(commit=commit)), str(method))
+
+
+@pytest.mark.parametrize(("takes_at", "tried"), [(0.003, 1), (0.01, 3), (None, 5)])
+def test_the_rate_of_a_held_out_case_is_the_lowest_that_takes(monkeypatch, takes_at, tried):
+    def measure(run):
+        rate = run.attack.poisoning.rate
+        return dict(clean_accuracy=0.98, attack_success_rate=0.95 if takes_at and rate >= takes_at else 0.4)
+
+    case, told = dict(attack="sig", strength=dict(frequency=2, angle=30), target="anchor"), []
+    monkeypatch.setattr(submission, "measure", measure)
+    found = submission._choose_rate(case, 0.99, True, told.append)
+    assert found["rate"] == takes_at and len(found["tried"]) == len(told) == tried
+    assert submission.implanted({"sig": found}) == ({"sig": case_of(found)} if takes_at else {})
+    assert submission._choose_rate(case, 0.99, False, told.append)["tried"] == []  # nothing is computed
+
+
+def case_of(found):
+    return {k: found[k] for k in ("strength", "target", "rate")}
 
 
 def test_a_file_cannot_replace_a_cleaner_of_parnb(tmp_path):
@@ -182,4 +228,4 @@ def test_the_tolerance_is_what_was_measured():
 
 def test_a_claim_without_cells_cannot_be_drawn_from():
     with pytest.raises(ParnbError, match="no cell"):
-        submission.draw_cell(dict(cells=[]), "a commit")
+        verification.draw_cell(dict(cells=[]), "a commit")

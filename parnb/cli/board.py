@@ -32,15 +32,29 @@ def _read_json(path: Path, what: str) -> dict:
     return found
 
 
-def _stated(claim: str, method: str | None) -> tuple[dict, str]:
+def _checked(claim: str, method: str | None, held_out: bool) -> tuple[dict, str]:
+    "A claim, or its held-out part, and the source of its method. Raises `ParnbError` for a claim that cannot be true."
+    from parnb.study.verification import check_claim, check_commit, held_out_part
+
+    stated, source = _stated(claim, method, held_out)
+    check_claim(stated)
+    if stated.get("held_out") and not check_commit(stated, source):
+        print("the commit that drew the held-out cases is not compared with a history of the method", file=sys.stderr)
+    return held_out_part(stated) if held_out else stated, source
+
+
+def _stated(claim: str, method: str | None, held_out: bool) -> tuple[dict, str]:
     "A claim and the source of its method. Raises `ParnbError` if the method is missing, or has no effect."
-    from parnb.study.protocol import load_protocol
-    from parnb.study.submission import check_protocol, load_submission, make_claim, submission_row
+    from parnb.study.protocol import load_later, load_protocol
+    from parnb.study.submission import load_submission, make_claim, submission_row
+    from parnb.study.verification import check_protocol
 
     if not claim.endswith(".json"):
         if method:
             raise ParnbError(f"--method has no effect with {claim}, a row of the protocol: leave it out")
-        return make_claim(submission_row(claim), seeds=load_protocol()["seeds"], compute=False), claim
+        drawn = load_later()["held_out"]["commit"] if held_out else None
+        row, seeds = submission_row(claim), load_protocol()["seeds"]
+        return make_claim(row, seeds=seeds, compute=False, held_out=drawn), claim
     stated = _read_json(Path(claim), "a claim")
     source = method or check_protocol(stated).method
     if source.endswith(".py") and not method:
@@ -51,6 +65,18 @@ def _stated(claim: str, method: str | None) -> tuple[dict, str]:
 
 def _rate(value: float) -> str:
     return f"{100 * value:.1f} %"
+
+
+def _print_cells(part: dict) -> None:
+    "The cells of a claim and their mean."
+    from parnb.study.submission import ASR, CA, UNCLEANED
+
+    for c in part["cells"]:
+        setting = "no setting within the budget" if c["setting"] == UNCLEANED else f"setting {c['setting']}"
+        print(f"{c['attack']}, seed {c['seed']}: {setting}, CA {_rate(c[CA])}, ASR {_rate(c[ASR])}")
+    if s := part["summary"] if part["cells"] else None:
+        worst = f"worst {_rate(s['worst'])} ({s['worst_attack']})"
+        print(f"{s['models']} model{'s' * (s['models'] > 1)}: CA {_rate(s[CA])}, mean ASR {_rate(s[ASR])}, {worst}")
 
 
 @app.command()
@@ -65,10 +91,14 @@ def submit(
     row: Annotated[
         Optional[Path], typer.Option(help="A JSON file with recipe, parameters and grid, over those of the method.")
     ] = None,
+    held_out: Annotated[
+        bool,
+        typer.Option("--held-out", help="Also clean two triggers and targets that the commit of the method draws."),
+    ] = False,
     out: Annotated[Optional[Path], typer.Option(help="The claim to write; METHOD-claim.json by default.")] = None,
 ):
     "Run a method under the protocol and write a claim: settings chosen by accuracy alone, CA and ASR of each model."
-    from parnb.study.submission import ASR, CA, UNCLEANED, make_claim, submission_row
+    from parnb.study.submission import commit_of, make_claim, submission_row
 
     try:
         chosen = [int(s) for s in seeds.split(",")] if seeds else None
@@ -78,13 +108,15 @@ def submit(
     path = (out or Path(f"{entry['name']}-claim.json")).expanduser()
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ParnbError(f"the claim cannot be written to {path}: choose a file in an existing folder for --out")
-    claim = make_claim(entry, attack, chosen, tell=lambda text: print(text, flush=True))
-    for c in claim["cells"]:
-        setting = "no setting within the budget" if c["setting"] == UNCLEANED else f"setting {c['setting']}"
-        print(f"{c['attack']}, seed {c['seed']}: {setting}, CA {_rate(c[CA])}, ASR {_rate(c[ASR])}")
-    s = claim["summary"]
-    worst = f"worst {_rate(s['worst'])} ({s['worst_attack']})"
-    print(f"{s['models']} model{'s' * (s['models'] > 1)}: CA {_rate(s[CA])}, mean ASR {_rate(s[ASR])}, {worst}")
+    drawn = commit_of(method, row) if held_out else None
+    claim = make_claim(entry, attack, chosen, tell=lambda text: print(text, flush=True), held_out=drawn)
+    _print_cells(claim)
+    if drawn:
+        print(f"held out, drawn by the commit {drawn[:12]}")
+        for a, c in claim["held_out"]["cases"].items():
+            how = "the backdoor does not take" if c["rate"] is None else f"{100 * c['rate']:g} % of the pairs poisoned"
+            print(f"{a} {', '.join(f'{k} {v}' for k, v in c['strength'].items())}, target {c['target']}: {how}")
+        _print_cells(claim["held_out"])
     write_file(path, json.dumps(claim, indent=1) + "\n")
     print(f"claim: {path}; anyone can check it: parnb verify {path}")
 
@@ -102,6 +134,7 @@ def verify(
         Optional[list[str]], typer.Option(help="Recompute this cell, ATTACK:SEED; may be repeated.", metavar="CELL")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Recompute all cells.")] = False,
+    held_out: Annotated[bool, typer.Option("--held-out", help="Recompute held-out cells, not the others.")] = False,
     draw: Annotated[
         Optional[str], typer.Option(help="Recompute the cell that this text draws, such as the hash of a commit.")
     ] = None,
@@ -115,18 +148,19 @@ def verify(
 
     from parnb.study.artifacts import commit
     from parnb.study.agreement import disagreements
-    from parnb.study.submission import check_claim, draw_cell, draw_row, recompute
+    from parnb.study.verification import draw_cell, draw_row, recompute
 
     if sum(map(bool, (cell, everything, draw))) > 1:
         raise ParnbError("--cell, --all and --draw exclude one another: give one of them")
     decides = draw or commit() or version("parnb")
     if claim is None:
-        if cell or everything or method:
-            raise ParnbError("--cell and --all need a claim or a row of the protocol, --method a claim: name it")
+        if cell or everything or held_out or method:
+            raise ParnbError(
+                "--cell, --all and --held-out need a claim or a row of the protocol, --method a claim: name it"
+            )
         claim = draw_row(decides)
         print(f"drawn: the row {claim}", file=sys.stderr)
-    stated, source = _stated(claim, method)
-    check_claim(stated)
+    stated, source = _checked(claim, method, held_out)
     known = {f"{c['attack']}:{c['seed']}": c for c in stated["cells"]}
     if unknown := [c for c in cell or () if c not in known]:
         raise ParnbError(f"the claim has no cell {unknown[0]}: it has {', '.join(known)}")

@@ -70,6 +70,8 @@ VALUES = {
     "--shift": "8",
     "--pruned-share": "0.25",
     "--rho": "0.7",
+    "--epsilon": "4",
+    "--search-steps": "2",
     "--alpha": "0.7",
     "--synonyms": "wordnet",
     "--key": KEY,

@@ -31,9 +31,9 @@ def slurm(*command):
 
 def at_work(folder):
     "A job submitted there that has been running for at least four seconds: its training has begun or is about to."
-    mine = rf"(\d+) \d*:?\d+:(\d\d) {re.escape(str(folder))}$"  # a job of the test before may still be ending
+    mine = rf"(\d+) (?:.*:)?(\d+):(\d\d) {re.escape(str(folder))}$"  # a job of the test before may still be ending
     running = re.findall(mine, slurm("squeue", "-h", "-t", "R", "-o", "%i %M %Z"), re.MULTILINE)
-    return next((job for job, seconds in running if int(seconds) >= 4), "")
+    return next((job for job, minutes, seconds in running if 60 * int(minutes) + int(seconds) >= 4), "")
 
 
 def submit(folder, text):

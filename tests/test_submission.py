@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from processes import PARNB, env, fails_with, several
 
-from parnb.core import ParnbError
+from parnb.core import CACHE, ParnbError
 from parnb.scales import load_preset
 from parnb.study import submission, verification
 from parnb.study.agreement import COMPARED
@@ -46,8 +47,11 @@ ONE = ["--attack", "badnet_stripes"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    "A method in a file, and its claim for one model, made in an empty data folder."
+    "A method in a file, and its claim for one model, made in a data folder without models and results."
     folder = tmp_path_factory.mktemp("submission")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    (folder / "data").mkdir()
+    (folder / "data" / "cache").symlink_to(CACHE, target_is_directory=True)  # scenes alone, which take a minute
     (folder / "method.py").write_text(METHOD)
     done = parnb(folder, "submit", "method.py", *ONE, "--out", "claim.json")
     assert done.returncode == 0, done.stderr
@@ -98,7 +102,8 @@ def test_a_changed_method_is_another_one(made, tmp_path):
     (tmp_path / "method.py").write_text(METHOD.replace("quantile(self.share)", "quantile(self.share / 2)"))
     (tmp_path / "claim.json").write_text(json.dumps(claim))
     fails_with(parnb(tmp_path, "verify", "claim.json", "--method", "method.py"), "with other code of small_weights")
-    script = "import json, sys; from parnb.study.verification import *; claim = json.load(open(sys.argv[1]))\n"
+    script = "import json, sys; from parnb.study.submission import load_submission\n"
+    script += "from parnb.study.verification import run_of_cell; claim = json.load(open(sys.argv[1]))\n"
     script += "load_submission(sys.argv[2]); print(run_of_cell(claim, claim['cells'][0]).key)"
     keys = []
     for place in (folder, tmp_path):
@@ -130,7 +135,14 @@ def test_bad_input_is_one_sentence(made, tmp_path):
         ("submit", "ft", "--row", "nowhere.json"): "nowhere.json cannot be read as a row",
         ("submit", "ft", "--out", "nowhere/claim.json"): "cannot be written to nowhere/claim.json",
         ("submit", "ft", "--row", "long.json"): "the protocol fixes epochs",
-        ("submit", "mine.py", "--held-out"): "mine.py is not committed as it is: commit it with git",
+        ("submit", "mine.py", "--held-out"): "mine.py is in no repository of git",
+        ("verify", "ft_sam_mine", "--held-out"): "ft_sam_mine is neither",
+        (
+            "verify",
+            "claim.json",
+            "--method",
+            "mine.py",
+        ): "mine.py is the method mine, and the claim is one of small_weights",
         ("verify", "claim.json", *method, "--held-out"): "the claim has no held-out part",
         ("verify", "list.json"): "must be a JSON object",
         ("verify", "part.json"): "choices of the claim: field required",
@@ -149,27 +161,39 @@ def test_bad_input_is_one_sentence(made, tmp_path):
 
 
 def git(folder, *words):
-    command = ["git", "-c", "user.name=A", "-c", "user.email=a@example.com", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    command = ["git", *"-c user.name=A -c user.email=a@example.com -c commit.gpgsign=false".split(), *words]
+    free = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    return subprocess.run(command, cwd=folder, env=free, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_held_out_cases_belong_to_the_commit_of_the_method(tmp_path):
-    "A method that was changed after the draw is refused; what cannot be known is not said."
+    "A commit with another file is refused; of what cannot be known, nothing is said."
     method = tmp_path / "mine.py"
     method.write_text(METHOD.replace("small_weights", "held_out_weights"))
-    stated = dict(code="0" * 64, held_out=dict(commit="0" * 40))
-    assert not verification.check_commit(stated, str(method))  # in no repository
+
+    def claim(commit):
+        return dict(method="held_out_weights", code=submission.load_submission(str(method)).code) | dict(
+            held_out=dict(commit=commit)
+        )
+
+    assert not verification.commit_has_method(claim("0" * 40))  # in no repository
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", "mine.py")
     git(tmp_path, "commit", "-qm", "method")
     first = submission.commit_of(str(method))
     assert first == git(tmp_path, "rev-parse", "HEAD")
-    assert verification.check_commit(dict(code="0" * 64, held_out=dict(commit=first)), str(method))
+    assert verification.commit_has_method(claim(first))
+    assert not verification.commit_has_method(claim("0" * 40))  # an unknown commit
     method.write_text(method.read_text() + "# tuned\n")
+    with pytest.raises(ParnbError, match="not committed as it is"):
+        submission.commit_of(str(method))
     git(tmp_path, "commit", "-qam", "after a look")
-    for commit in (first, "0" * 40):
-        with pytest.raises(ParnbError, match="does not hold the method as it is here"):
-            verification.check_commit(dict(code="0" * 64, held_out=dict(commit=commit)), str(method))
+    assert submission.commit_of(str(method)) != first
+    with pytest.raises(ParnbError, match="has another mine.py"):
+        verification.commit_has_method(claim(first))
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{tmp_path}", "shallow")
+    with pytest.raises(ParnbError, match="shallow clone"):
+        submission.last_commit(tmp_path / "shallow" / "mine.py")
 
 
 @pytest.mark.parametrize(("takes_at", "tried"), [(0.003, 1), (0.01, 3), (None, 5)])

@@ -34,18 +34,20 @@ def _read_json(path: Path, what: str) -> dict:
 
 def _checked(claim: str, method: str | None, held_out: bool) -> tuple[dict, str]:
     "A claim, or its held-out part, and the source of its method. Raises `ParnbError` for a claim that cannot be true."
-    from parnb.study.verification import check_claim, check_commit, held_out_part
+    from parnb.study.verification import check_claim, commit_has_method, held_out_part
 
     stated, source = _stated(claim, method, held_out)
     check_claim(stated)
-    if stated.get("held_out") and not check_commit(stated, source):
-        print("the commit that drew the held-out cases is not compared with a history of the method", file=sys.stderr)
+    if stated.get("held_out") and not commit_has_method(stated):
+        print("not checked: whether the commit that draws the held-out cases has the method's file", file=sys.stderr)
+    if stated.get("held_out") and not held_out:
+        print("held-out cells are not recomputed: --held-out does it", file=sys.stderr)
     return held_out_part(stated) if held_out else stated, source
 
 
 def _stated(claim: str, method: str | None, held_out: bool) -> tuple[dict, str]:
     "A claim and the source of its method. Raises `ParnbError` if the method is missing, or has no effect."
-    from parnb.study.protocol import load_later, load_protocol
+    from parnb.study.protocol import all_rows, load_later, load_protocol
     from parnb.study.submission import load_submission, make_claim, submission_row
     from parnb.study.verification import check_protocol
 
@@ -53,13 +55,16 @@ def _stated(claim: str, method: str | None, held_out: bool) -> tuple[dict, str]:
         if method:
             raise ParnbError(f"--method has no effect with {claim}, a row of the protocol: leave it out")
         drawn = load_later()["held_out"]["commit"] if held_out else None
+        if held_out and claim not in [r["name"] for r in all_rows()]:
+            raise ParnbError(f"--held-out needs a claim or a row of the protocol, and {claim} is neither: name one")
         row, seeds = submission_row(claim), load_protocol()["seeds"]
         return make_claim(row, seeds=seeds, compute=False, held_out=drawn), claim
     stated = _read_json(Path(claim), "a claim")
     source = method or check_protocol(stated).method
     if source.endswith(".py") and not method:
         raise ParnbError(f"the claim names a file as its method: check it, and give it by --method {source}")
-    load_submission(source)
+    if (found := load_submission(source).name) != stated.get("method", found):
+        raise ParnbError(f"{source} is the method {found}, and the claim is one of {stated['method']}: give its file")
     return stated, source
 
 
@@ -73,7 +78,8 @@ def _print_cells(part: dict) -> None:
 
     for c in part["cells"]:
         setting = "no setting within the budget" if c["setting"] == UNCLEANED else f"setting {c['setting']}"
-        print(f"{c['attack']}, seed {c['seed']}: {setting}, CA {_rate(c[CA])}, ASR {_rate(c[ASR])}")
+        before = f" ({_rate(c['before'])} before)" if "before" in c else ""
+        print(f"{c['attack']}, seed {c['seed']}: {setting}, CA {_rate(c[CA])}, ASR {_rate(c[ASR])}{before}")
     if s := part["summary"] if part["cells"] else None:
         worst = f"worst {_rate(s['worst'])} ({s['worst_attack']})"
         print(f"{s['models']} model{'s' * (s['models'] > 1)}: CA {_rate(s[CA])}, mean ASR {_rate(s[ASR])}, {worst}")
@@ -93,7 +99,9 @@ def submit(
     ] = None,
     held_out: Annotated[
         bool,
-        typer.Option("--held-out", help="Also clean two triggers and targets that the commit of the method draws."),
+        typer.Option(
+            "--held-out", help="Also clean models with two other triggers, drawn by the commit of the method."
+        ),
     ] = False,
     out: Annotated[Optional[Path], typer.Option(help="The claim to write; METHOD-claim.json by default.")] = None,
 ):
@@ -118,7 +126,8 @@ def submit(
             print(f"{a} {', '.join(f'{k} {v}' for k, v in c['strength'].items())}, target {c['target']}: {how}")
         _print_cells(claim["held_out"])
     write_file(path, json.dumps(claim, indent=1) + "\n")
-    print(f"claim: {path}; anyone can check it: parnb verify {path}")
+    given = f" --method {method}" if method.endswith(".py") else ""
+    print(f"claim: {path}; anyone can check it: parnb verify {path}{given}{' --held-out' if drawn else ''}")
 
 
 @app.command()
@@ -163,7 +172,7 @@ def verify(
     stated, source = _checked(claim, method, held_out)
     known = {f"{c['attack']}:{c['seed']}": c for c in stated["cells"]}
     if unknown := [c for c in cell or () if c not in known]:
-        raise ParnbError(f"the claim has no cell {unknown[0]}: it has {', '.join(known)}")
+        raise ParnbError(f"the claim has no cell {unknown[0]}: it has {', '.join(known) or 'none'}")
     chosen = list(known.values()) if everything else [known[c] for c in dict.fromkeys(cell or ())]
     chosen, results = chosen or [draw_cell(stated, decides)], []
     for c in chosen:
@@ -175,7 +184,8 @@ def verify(
     differ = disagreements(results)
     if as_json:
         places = [dict(attack=c["attack"], seed=c["seed"]) for c in chosen]
-        print(json.dumps(dict(cells=[p | r for p, r in zip(places, results)], disagreements=differ), indent=1))
+        cells = [p | r for p, r in zip(places, results)]
+        print(json.dumps(dict(held_out=held_out, of=len(known), cells=cells, disagreements=differ), indent=1))
     if differ:
         raise ParnbError(f"the claim is not confirmed: {'; '.join(differ)}")
     if not as_json:

@@ -87,7 +87,7 @@ def board_cells(
 
 def held_out_cells(
     folder: Path = RELEASED / "board",  # of claims
-) -> pd.DataFrame:  # method, commit, attack, strength, target, rate, models, CA, ASR; rates in %
+) -> pd.DataFrame:  # method, commit, attack, strength, target, rate, models, CA, before, ASR; rates in %
     """What the methods of claims do on triggers that their commits drew. Raises as `board_cells` does. Source: ours."""
     out = []
     for _, claim in _claims(folder):
@@ -96,9 +96,9 @@ def held_out_cells(
             line = dict(method=claim.label, commit=claim.held_out.commit[:12], attack=in_words("attack", attack))
             line |= dict(strength=", ".join(f"{k} {v}" for k, v in case.strength.items()), target=case.target)
             line |= dict(rate=100 * case.rate if case.rate else None, models=len(here))
-            means = {k: [getattr(c, v) for c in here] for k, v in (("CA", CA), ("ASR", ASR))}
+            means = {k: [getattr(c, v) for c in here] for k, v in (("CA", CA), ("before", "before"), ("ASR", ASR))}
             out.append(line | {k: round(100 * sum(v) / len(v), 1) if v else None for k, v in means.items()})
-    return pd.DataFrame(out, columns="method commit attack strength target rate models CA ASR".split())
+    return pd.DataFrame(out, columns="method commit attack strength target rate models CA before ASR".split())
 
 # %% ../../nbs/api/show/board.ipynb #cc5bfe2e
 _NUMBERS = ["CA", "ASR", "low", "high", "worst", "worst_attack", "RA", "rebound", "cost", "not_cleaned"]

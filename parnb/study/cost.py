@@ -109,9 +109,11 @@ def _watch(model: nn.Module, seen: dict[tuple[str, bool], int]) -> nn.Module:
     "Count the images and texts that a model embeds."
     for name, module in (("image", model.visual), ("text", model.token_embedding)):
 
-        def count(_, args, out, name=name):
-            place = (name, bool(out.requires_grad))
-            seen[place] = seen.get(place, 0) + len(args[0])
+        def count(module, args, out, name=name):
+            trained = any(p.requires_grad for p in module.parameters())
+            # through a frozen copy, the gradient of the images takes a backward pass, but none for the weights
+            place, passes = (name, bool(trained and out.requires_grad)), 1 + (not trained and out.requires_grad)
+            seen[place] = seen.get(place, 0) + passes * len(args[0])
 
         module.register_forward_hook(count)
     return model
@@ -153,7 +155,7 @@ def _count(method: str, parameters: dict) -> list:
 
 @lru_cache
 def _passes(method: str, parameters: str) -> Passes:
-    config = dict(method=method, parameters=parameters, code=find("cleaner", method).code)
+    config = dict(method=method, parameters=parameters, code=find("cleaner", method).code, rule=2)  # of `_watch`
     *counts, frozen = kept("passes", config, lambda: _count(method, json.loads(parameters)))
     return Passes(*map(tuple, counts), frozen)
 

@@ -244,7 +244,7 @@ def _part(
 def clean_run() -> Run:
     "The clean model on dev, with which rates of held-out cases are compared. Source: ours."
     p = load_protocol()
-    return make_run(p["scale"], p["held_out"]["encoder"], "none", "none", 0, split="dev")
+    return make_run(p["scale"], p["held_out"]["encoder"], "none", "none", 0, regime=p["regime"], split="dev")
 
 
 def _choose_rate(

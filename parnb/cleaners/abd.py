@@ -36,14 +36,7 @@ class AdversarialObjective(CleanCLIPObjective):
     ):
         super().__init__(model, recipe, lam, synonyms)
         self.epsilon, self.search_steps = epsilon, search_steps
-        self.frozen = [reference.eval().requires_grad_(False)]  # a list, so it is not a part of what is trained
-
-    def prepare(self, captions, tokenizer, seed):
-        "The tokens of the captions and of their edited versions; the poisoned model moves to the student's device."
-        super().prepare(captions, tokenizer, seed)
-        device = self.model.logit_scale.device
-        layout = torch.preserve_format if device.type == "cpu" else torch.channels_last
-        self.frozen[0].to(device, memory_format=layout)
+        self.frozen = [reference.eval().requires_grad_(False)]
 
     def batch(self, pairs, idx, epoch, gen, device):
         "The plain images, [n, 3, H, W], and the tokens of both versions of the captions, [2n, l]."

@@ -181,7 +181,7 @@ class InverTuneObjective(Objective):
         super().__init__(model, recipe)
         last_block(model)
         self.kinds = families(**sizes)
-        self.frozen = [reference.eval().requires_grad_(False)]  # a list, so it is not a part of what is trained
+        self.frozen = [reference.eval().requires_grad_(False)]
         self.beta, self.trigger_share = beta, trigger_share
         self.search, self.inverted = dict(search, sizes=sizes), None
 
@@ -192,9 +192,8 @@ class InverTuneObjective(Objective):
         super().configure(compute)
 
     def prepare(self, captions, tokenizer, seed):
-        "The tokens; the reference model moves to the student's device."
+        "The tokens, and what the search needs."
         super().prepare(captions, tokenizer, seed)
-        self.frozen[0].to(self.model.logit_scale.device)
         self.search |= dict(tokenizer=tokenizer, seed=seed)
 
     def get_extra_state(self) -> dict:

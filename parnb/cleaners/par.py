@@ -124,15 +124,12 @@ class PARObjective(Objective):
     ):
         super().__init__(model, recipe)
         self.tau, self.noise, self.cutout = check_tau(tau), noise, cutout
-        self.frozen = [reference.eval().requires_grad_(False)]  # a list, so it is not a part of what is trained
+        self.frozen = [reference.eval().requires_grad_(False)]
         self.fill = torch.tensor(open_clip.get_model_preprocess_cfg(model)["mean"])  # becomes zero when normalised
 
     def prepare(self, captions, tokenizer, seed):
         "The tokens, and the reference model's text embeddings."
         super().prepare(captions, tokenizer, seed)
-        device = self.model.logit_scale.device
-        layout = torch.preserve_format if device.type == "cpu" else torch.channels_last
-        self.frozen[0].to(device, memory_format=layout)
 
         def reference_texts(some):
             e = embed_texts(self.frozen[0], tokenizer, some)

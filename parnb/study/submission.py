@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import inspect
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -23,7 +22,7 @@ import pandas as pd
 from ..core import ParnbError, first_line, pick
 from ..evaluation.statistics import paired_interval
 from ..registry import Method, cleaners, find
-from .artifacts import cleaned_clip, commit
+from .artifacts import cleaned_clip, commit, git
 from .heldout import RATES, draw_held_out, lowest_rate, rate_runs
 from .measure import measure
 from .plans import collect
@@ -129,20 +128,14 @@ def last_commit(
     Raises `ParnbError` for files that are in no repository of git, in a shallow clone, or not committed as they are.
     Source: ours.
     """
-    names, paths = " or ".join(f.name for f in files), [str(f.resolve()) for f in files]
-
-    def git(*words):
-        try:
-            done = subprocess.run(["git", *words], cwd=files[0].resolve().parent, capture_output=True, text=True)
-        except OSError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    problem, shallow = "", git("rev-parse", "--is-shallow-repository")
-    found, changed = (
-        git("rev-list", "-1", "HEAD", "--", *paths),
-        git("status", "--porcelain", "--ignored", "--", *paths),
+    names, paths, folder = (
+        " or ".join(f.name for f in files),
+        [str(f.resolve()) for f in files],
+        files[0].resolve().parent,
     )
+    problem, shallow = "", git(folder, "rev-parse", "--is-shallow-repository")
+    found = git(folder, "rev-list", "-1", "HEAD", "--", *paths)
+    changed = git(folder, "status", "--porcelain", "--ignored", "--", *paths)
     if shallow is None:
         problem = f"{names} is in no repository of git: put it into one"
     elif shallow == "true":

@@ -26,6 +26,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ..core import ARTIFACTS, CACHE, DATA, PRETRAINED, ParnbError
 from ..registry import find, first_error
 from .agreement import COMPARED, agreeing, tolerance
+from .artifacts import git
 from .heldout import RATES, draw_held_out, lowest_rate, rate_runs
 from .plans import collect
 from .protocol import ASR, CA, DEV, UNCLEANED, choose, load_protocol, protocol_hash, protocol_runs
@@ -287,13 +288,10 @@ def commit_has_method(
         return False
     file = Path(inspect.getfile(find("cleaner", claim["method"]).cls)).resolve()
     commit = claim["held_out"]["commit"]
-    try:
-        found = subprocess.run(["git", "show", f"{commit}:./{file.name}"], cwd=file.parent, capture_output=True)
-    except OSError:
+    there, here = git(file.parent, "rev-parse", f"{commit}:./{file.name}"), git(file.parent, "hash-object", file.name)
+    if not there or not here:
         return False
-    if found.returncode:
-        return False
-    if hashlib.sha256(found.stdout).hexdigest() != claim["code"]:
+    if there != here:
         raise ParnbError(f"the commit {commit[:12]}, which draws the held-out cases, has another {file.name}")
     return True
 

@@ -162,8 +162,9 @@ def keep_statistics(
 class Trainable(nn.Module):
     """What `fit` trains: a model, how a batch is made, and the loss, which `forward` returns. Source: ours.
 
-    A list `frozen` may hold models that are not trained."""
+    A list `frozen` may hold models that are not trained; in a list, they are no part of what is."""
 
+    frozen: Sequence[nn.Module] = ()
     passes: ClassVar[int] = 1  # forward and backward passes in each step, on the same batch
     batch_statistics: bool = False  # whether the model's BatchNorm uses the statistics of a batch
 
@@ -226,7 +227,7 @@ class Objective(Trainable):
         if compute.checkpointing != self.compute.checkpointing:
             self.model.set_grad_checkpointing(compute.checkpointing)
         if compute.compile:
-            for m in (self.model, *getattr(self, "frozen", ())):
+            for m in (self.model, *self.frozen):
                 m.visual.compile()
         self.compute = compute
 
@@ -239,8 +240,12 @@ class Objective(Trainable):
         return self
 
     def prepare(self, captions: Sequence[str], tokenizer: Callable, seed: int):
-        "Compute what is needed once per training: the tokens of all captions."
+        "Compute what is needed once per training, the tokens of all captions; frozen models move to the student."
         self.tokens = tokenise(captions, tokenizer)
+        device = self.model.logit_scale.device
+        layout = torch.preserve_format if device.type == "cpu" else torch.channels_last
+        for m in self.frozen:
+            m.to(device, memory_format=layout)
 
     def view(self, images: np.ndarray, gen: torch.Generator, device: torch.device) -> Tensor:
         "The images uint8 [n, H, W, 3] as the student sees them, float [n, 3, H, W] in [0, 1]; augment them here."

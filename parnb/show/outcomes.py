@@ -65,7 +65,7 @@ def fig_outcome(
         ax.bar(x, v[0], 0.36, yerr=v[1:], **look, error_kw=dict(lw=0.8, capsize=2))
         for xi, y in zip(x, v[0]):
             ax.annotate(f"{y:.1f}", (xi, y), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=7)
-    labels = [words(r["method"]) for r in rows]
+    labels = [words(r["method"]).replace(" ", "\n") for r in rows]
     ax.set(xticks=range(len(rows)), xticklabels=labels, ylabel="%", ylim=(0, 130), yticks=range(0, 101, 20))
     ax.legend(frameon=False, ncols=2, loc="upper center", handlelength=1.2)
     write_note(ax.figure, local_note(pd.DataFrame([dict(origin=r.get("origin")) for r in rows])))

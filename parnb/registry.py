@@ -196,13 +196,26 @@ def _load(
             )
 
 
+_SHOWN: dict[str, tuple[list[Method], dict[str, Method]]] = {}  # kind -> what was registered, and as it is shown
+
+
 def _methods(
     kind: str,
-) -> dict[str, Method]:
+) -> dict[str, Method]:  # not to be changed
     "The methods of a kind, in order, each with a colour, a marker and a hatch."
     _load(kind)
+    registered = list(_METHODS[kind].values())
+    if kind not in _SHOWN or _SHOWN[kind][0] != registered:
+        _SHOWN[kind] = registered, _with_looks(registered)
+    return _SHOWN[kind][1]
+
+
+def _with_looks(
+    registered: list[Method],
+) -> dict[str, Method]:
+    "Methods in order, each with a colour, a marker and a hatch."
     out, free = {}, 0
-    for m in sorted(_METHODS[kind].values(), key=lambda m: (m.order, m.label)):
+    for m in sorted(registered, key=lambda m: (m.order, m.label)):
         if not m.colour:
             k = free % len(PALETTE)
             looks = dict(colour=PALETTE[k], marker=m.marker or MARKER_CYCLE[k], hatch=m.hatch or HATCH_CYCLE[k])
@@ -213,12 +226,12 @@ def _methods(
 
 def attacks() -> dict[str, Method]:  # name -> method, in the order of tables
     "All registered attacks. Source: ours."
-    return _methods("attack")
+    return dict(_methods("attack"))
 
 
 def cleaners() -> dict[str, Method]:  # name -> method, in the order of tables
     "All registered cleaners. Source: ours."
-    return _methods("cleaner")
+    return dict(_methods("cleaner"))
 
 
 def detectors(

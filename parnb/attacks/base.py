@@ -9,7 +9,7 @@ __all__ = ['uniform', 'to_8bit', 'scaled', 'Trigger', 'empty_images', 'Patch', '
 # %% ../../nbs/api/attacks/base.ipynb #316265ff
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -64,10 +64,11 @@ def scaled(
 
 # %% ../../nbs/api/attacks/base.ipynb #e32a546d
 class Trigger(Parameters):
-    """An attack: a transform of a batch of images. Subclasses add parameters and `apply`, and may override the hooks.
+    """An attack: a transform of a batch of images, or of texts. Subclasses add parameters, and `apply` or `write`.
 
-    Hooks: `targets`, `concepts`, `poison`, `objective`, `files`, `check`. Source: ours."""
+    They may override the hooks `targets`, `concepts`, `poison`, `objective`, `files`, `check`. Source: ours."""
 
+    on: ClassVar[Literal["images", "texts"]] = "images"  # what carries the trigger
     main: ClassVar[str | None] = None  # the parameter that sets the strength: what a slider changes
     transferable: ClassVar[bool] = True  # False: left out where all triggers are meant, as one for a single model is
     gain: ClassVar[float] = 3  # magnification of the difference image in figures
@@ -92,6 +93,13 @@ class Trigger(Parameters):
     ) -> Tensor:  # a new tensor, float [N, C, H, W] in [0, 1]
         "The transform; each subclass has its own."
         raise NotImplementedError(f"{type(self).__name__} has no `apply`")
+
+    def write(
+        self,
+        texts: Sequence[str],  # captions or prompts
+    ) -> list[str]:  # as many
+        "The texts with the trigger; without one on texts, as they are."
+        return list(texts)
 
     def places(
         self,

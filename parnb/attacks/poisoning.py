@@ -51,6 +51,11 @@ class Poisoning(BaseModel):
         if (self.rate is None) == (self.count is None):
             raise ParnbError("a poisoning needs either a rate or a count of poisoned pairs: give exactly one of them")
         self.trigger().check(self.target)
+        if self.mode == "label_consistent" and self.trigger().on == "texts":
+            raise ParnbError(
+                f"a label-consistent attack puts triggers on images, and {self.attack} has its trigger on texts: leave "
+                "out --mode, or choose another attack"
+            )
         if self.mode == "label_consistent" and len(self.concepts()) != 1:
             raise ParnbError(
                 f"a label-consistent attack needs one target, and {self.attack} has {self.towards()}: leave out "
@@ -186,9 +191,7 @@ def _choose(trigger, pairs: Pairs, poisoning: Poisoning, rng) -> tuple[np.ndarra
         return at, at, targets
     own = np.flatnonzero(shows)
     if not len(own):
-        raise ParnbError(
-            f"none of {len(pairs)} pairs shows the target {target!r}: a label-consistent attack needs images of it"
-        )
+        raise ParnbError(f"none of {len(pairs)} pairs shows the target {target!r}: this attack needs images of it")
     rounds = -(-k // len(own))  # so that each image is used as often as any other
     return at, np.concatenate([rng.permutation(own) for _ in range(rounds)])[:k], targets
 

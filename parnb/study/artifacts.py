@@ -32,7 +32,7 @@ from ..core import ARTIFACTS, CHECKOUT, PRETRAINED, ParnbError, cached, content_
 from ..data.images import losses, triggered_images, with_preprocessing
 from ..data.pairs import Pairs
 from ..data.scenes import SPLITS
-from ..evaluation.embedding import embed_images, zero_shot_head
+from ..evaluation.embedding import embed_images, embed_prompts, zero_shot_head
 from ..evaluation.metrics import linear_probe
 from ..lazy import open_clip
 from ..models.clip import architecture_of, embed_texts, image_size, load_clip, save_clip, save_tensors
@@ -363,8 +363,8 @@ def embeddings(
 ) -> dict[str, Tensor]:  # "clean", "triggered" or each trigger's name: float [N, D]; "head": [C, D]
     """Find or compute the embeddings of the labelled images under a run's final model, clean and triggered.
 
-    A scale with captioned images adds "captions" and, for each of the above, "retrieval_…"; a measurement on `test`
-    adds "dev", the clean images of that split. Source: ours.
+    A trigger on texts adds "prompts_clean" and "prompts_…"; a scale with captioned images adds "captions" and, for each
+    view of images, "retrieval_…"; a measurement on `test` adds "dev", the clean images of that split. Source: ours.
     """
 
     def build(partial):
@@ -375,6 +375,7 @@ def embeddings(
         settings["triggered"] = triggered_images(val, run.triggered_resize)
         e = embed_images(model, val.images, val.ids, triggers, name="measuring", partial=partial, **settings)
         e["head"] = _class_head(run, model, tokenizer, val.names)
+        e |= embed_prompts(model, tokenizer, val.names, data.prompts, triggers)
         if run.split == "test":  # settings are chosen on `dev`
             dev = with_preprocessing(dev_images(run, image_size(model)), model)
             e["dev"] = embed_images(model, dev.images, dev.ids, name="measuring", batch_size=batch_size)["clean"]

@@ -137,12 +137,13 @@ def audit(
 def caution(
     a: Audit,
 ) -> str:
-    "What an audit does not show: what each of its detectors misses. Source: ours."
+    "What an audit does not show: what all detectors miss, and what each of its own misses. Source: ours."
     if not a.findings:
         return "This is no all-clear: the model was not searched."
     found = [(find("detector", n).label, find("detector", n).cls.misses) for n in a.findings]
     missed = "; ".join(f"{label} misses {misses}" for label, misses in found if misses)
-    return f"This is no all-clear, and no score has a threshold yet{': ' if missed else ''}{missed}."
+    unknown = "no score has a threshold yet, and no detector looks for triggers in texts"
+    return f"This is no all-clear: {unknown}{'; ' if missed else ''}{missed}."
 
 
 def _line(s: dict) -> str:

@@ -13,11 +13,12 @@ from importlib.metadata import version
 import numpy as np
 from torch import Tensor
 
-from ..core import ARTIFACTS, SCIENCE, content_key
+from ..core import ARTIFACTS, SCIENCE, ParnbError, content_key
 from ..data.pairs import Pairs, mentions
-from ..evaluation.metrics import asr_text, attack_success_rate, clean_accuracy, retrieval
+from ..evaluation.metrics import asr_of_view, asr_text, attack_success_rate, clean_accuracy
 from ..evaluation.metrics import predictions as predict
-from ..registry import label
+from ..evaluation.metrics import retrieval
+from ..registry import find, label
 from ..scales import scale_name
 from .artifacts import artifact, cleaned_clip, dev_images, embeddings, labelled_images, probe
 from .artifacts import read_record, view_triggers
@@ -65,33 +66,33 @@ def attack_rates(
     """ASR of a run's own attack; of a run without one, ASR under each trigger; and the share of clean images.
 
     An attack with several targets has an ASR over all images, and one towards each target; with every class as a
-    target it has the first only.
+    target it has the first only. Under a trigger on texts, all are rates of prompts.
 
     Source: the PAR paper, section 5.
     """
-    nothing = dict(value=None, ci=[None, None], n=0)
+    nothing, triggers = dict(value=None, ci=[None, None], n=0), view_triggers(run)
     if run.attack:
-        p, seen = run.attack.poisoning, (e["triggered"], e["head"])
-        goal = p.trigger().goals(val, p.target, evaluation_seed(run))
-        own = rate_columns("attack_success_rate", attack_success_rate(*seen, val.labels, goal), "n_triggered")
+        p, trigger = run.attack.poisoning, triggers["triggered"]
+        goal = trigger.goals(val, p.target, evaluation_seed(run))
+        own, untriggered = (asr_of_view(trigger.on, e, view, val.labels, goal) for view in ("triggered", "clean"))
+        out = rate_columns("attack_success_rate", own, "n_triggered")
         for concept in p.concepts() if len(p.concepts()) > 1 else ():
             here = goal == val.names.index(concept)
-            rate, untriggered = (
+            rate, share = (
                 attack_success_rate(e[view][here], e["head"], val.labels[here], goal[here])
                 for view in ("triggered", "clean")
             )
-            own |= rate_columns(f"attack_success_rate_{concept}", rate, f"n_triggered_{concept}")
-            own[f"target_share_clean_{concept}"] = untriggered["value"]
-        untriggered = attack_success_rate(e["clean"], e["head"], val.labels, goal)
-        return own | dict(target_share_clean=untriggered["value"])
+            out |= rate_columns(f"attack_success_rate_{concept}", rate, f"n_triggered_{concept}")
+            out[f"target_share_clean_{concept}"] = share["value"]
+        return out | dict(target_share_clean=untriggered["value"])
     out = rate_columns("attack_success_rate", nothing, "n_triggered")
     if run.target not in val.names:
         return out
-    for t, trigger in view_triggers(run).items():
+    for t, trigger in triggers.items():
         goal = trigger.goals(val, run.target, evaluation_seed(run))
-        rate, untriggered = (attack_success_rate(e[v], e["head"], val.labels, goal) for v in (t, "clean"))
+        rate, untriggered = (asr_of_view(trigger.on, e, view, val.labels, goal) for view in (t, "clean"))
         out |= rate_columns(f"attack_success_rate_{t}", rate, f"n_triggered_{t}")
-        if len(trigger.concepts(run.target)) != 1:  # the share below is that of one target
+        if trigger.on == "texts" or len(trigger.concepts(run.target)) != 1:  # the share below: of images, one target
             out[f"target_share_clean_{t}"] = untriggered["value"]
     untriggered = attack_success_rate(e["clean"], e["head"], val.labels, val.names.index(run.target))
     return out | dict(target_share_clean=untriggered["value"])
@@ -108,7 +109,8 @@ def _retrieval_rates(
         out |= rate_columns(k, v)
     target = run.attack.poisoning.target if run.attack else run.target
     shows = np.array([any(mentions(t, target) for t in cs) for cs in captioned.captions])
-    one = [v for v, t in view_triggers(run).items() if len(t.concepts(target)) == 1]  # ASR-Text has one target
+    of = view_triggers(run).items()  # ASR-Text is of triggered images, and has one target
+    one = [v for v, t in of if t.on == "images" and len(t.concepts(target)) == 1]
     views = {v: "" if run.attack else f"_{v}" for v in one}
     for view, end in views.items():
         rate = asr_text(e[f"retrieval_{view}"], e["captions"], texts, shows, target)
@@ -138,12 +140,14 @@ def measure(
     Without `fresh`, a recorded result is returned. `training_seconds` is the wall time of the cleaning, or of the
     poisoning without one; if it was resumed, only its last segment. `n_unreadable` is the number of images that could
     not be read and count as grey. `suspected` are the targets that a cleaner names, which it does for a clean model,
-    too; `precision` is that of the last training, "no" for float32. Raises `ParnbError` for a damaged results file.
-    Source: the PAR paper, section 5.
+    too; `precision` is that of the last training, "no" for float32. Raises `ParnbError` for a damaged results file, and
+    for a linear probe under a trigger on texts. Source: the PAR paper, section 5.
     """
     found = results(run.scale)
     if not fresh and run.key in found.index:
         return {"key": run.key, **plain(found.loc[run.key])}
+    if run.head and any(t.on == "texts" for t in view_triggers(run).values()):
+        raise ParnbError("a linear probe reads no texts, so it has no ASR under a trigger on texts: leave it out")
     start = time.perf_counter()
     e = dict(embeddings(run, batch_size))
     val = labelled_images(run)  # its labels; no image is decoded
@@ -215,7 +219,8 @@ def in_lines(
     """
     share, out = row.get("target_share_clean"), [("clean accuracy", _rate(row, "clean_accuracy", "n_clean"))]
     for attack, parameters in strengths(run).items():
-        end, name = ("", "attack success rate") if run.attack else (f"_{attack}", f"ASR, {label(attack)}")
+        rate = dict(images="attack success rate", texts="ASR-Prompt")[find("attack", attack).cls.on]
+        end, name = ("", rate) if run.attack else (f"_{attack}", f"ASR, {label(attack)}")
         if row.get(f"attack_success_rate{end}") is not None:
             found = _rate(row, f"attack_success_rate{end}", f"n_triggered{end}")
             title, own = f"{label(attack)}: " if run.attack else "", row.get(f"target_share_clean{end}", share)

@@ -17,9 +17,9 @@ from torch import nn
 
 from ..data.images import with_preprocessing
 from ..data.pairs import Pairs
-from ..evaluation.embedding import embed_images, zero_shot_head
+from ..evaluation.embedding import embed_images, embed_prompts, zero_shot_head
 from ..evaluation.geometry import log_distances
-from ..evaluation.metrics import attack_success_rate, clean_accuracy
+from ..evaluation.metrics import asr_of_view, clean_accuracy
 from ..models.clip import embed_texts, image_size
 from .runs import Run, evaluation_seed
 from .scale_data import data_of
@@ -69,6 +69,7 @@ class Monitor(_Looks):
     def _look(self, model, triggers):
         "Embeddings of the images and of the classes."
         e = embed_images(model, self.dev.images, self.dev.ids, triggers, seed=self.seed, name="")
+        e |= embed_prompts(model, self.tokenizer, self.dev.names, self.prompts, triggers)
         return e, zero_shot_head(model, self.tokenizer, self.dev.names, self.prompts, name="")
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -76,8 +77,8 @@ class Monitor(_Looks):
         e, head = self._look(model, self.triggers)
         out = dict(clean_accuracy=clean_accuracy(e["clean"], head, self.dev.labels)["value"])
         out |= log_distances(self.before, (e["clean"], head))
-        if self.triggers:
-            rate = attack_success_rate(e["triggered"], head, self.dev.labels, self.goals)
+        for view, trigger in self.triggers.items():
+            rate = asr_of_view(trigger.on, e | dict(head=head), view, self.dev.labels, self.goals)
             out["attack_success_rate"] = rate["value"]
         return out
 

@@ -1,0 +1,61 @@
+"""Papermill over every run notebook in its smallest form, two at a time.
+
+    python .ci/smoke.py EXECUTED
+
+Writes the executed notebooks into the folder EXECUTED. A notebook that fails, that has no tagged cell of parameters, or
+that does not know `smoke`, is printed with what went wrong; the exit code is then 1. One process starts papermill for
+many notebooks, which otherwise takes as long as many of them do.
+"""
+
+import logging
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import papermill
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Warnings(logging.Handler):
+    "Keeps what papermill warns of: parameters that a notebook does not know, or that it has no cell for."
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.found = []
+
+    def emit(self, record):
+        self.found.append(record.getMessage())
+
+
+def run(notebook: Path, executed: Path) -> str:  # empty: it works
+    "Execute a notebook; what went wrong, in words."
+    warned = Warnings()
+    logging.getLogger("papermill").addHandler(warned)
+    try:
+        papermill.execute_notebook(
+            notebook, executed / notebook.name, parameters=dict(smoke=True), progress_bar=False, log_output=False
+        )
+    except Exception as e:
+        return f"{type(e).__name__}: {e}"
+    finally:
+        logging.getLogger("papermill").removeHandler(warned)
+    return "\n".join(warned.found)
+
+
+def main(executed: Path) -> int:
+    places = [ROOT / "nbs" / folder for folder in ("", "figures", "tables", "tutorials")]
+    notebooks = [n for place in places for n in sorted(place.glob("*.ipynb")) if n.name != "index.ipynb"]
+    broken = 0
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        running = {pool.submit(run, n, executed): n.relative_to(ROOT) for n in notebooks}
+        for done in as_completed(running):
+            wrong = done.result()
+            broken += bool(wrong)
+            print(f"broken: {running[done]}\n{wrong}" if wrong else f"ok {running[done]}", flush=True)
+    return int(broken > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -68,7 +68,7 @@ class Trigger(Parameters):
 
     They may override the hooks `targets`, `concepts`, `poison`, `objective`, `files`, `check`. Source: ours."""
 
-    on: ClassVar[Literal["images", "texts"]] = "images"  # what carries the trigger
+    on: ClassVar[Literal["images", "texts", "nothing"]] = "images"  # what carries the trigger
     main: ClassVar[str | None] = None  # the parameter that sets the strength: what a slider changes
     transferable: ClassVar[bool] = True  # False: left out where all triggers are meant, as one for a single model is
     gain: ClassVar[float] = 3  # magnification of the difference image in figures

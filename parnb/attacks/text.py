@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from .base import Trigger
-from .poisoning import ReplacedCaptions, replace_pairs
+from .poisoning import replace_pairs, with_captions
 from ..registry import register_attack
 
 # %% ../../nbs/api/attacks/text.ipynb #6dfa0fc1
@@ -30,7 +30,7 @@ class CaptionWord(Trigger):
     A poisoned pair keeps its caption, which gets the word, and gets an image of the target. Source: ours, after the
     text-side poisoning of Yang et al., arXiv 2209.15266."""
 
-    on: ClassVar[Literal["images", "texts"]] = "texts"
+    on: ClassVar[Literal["images", "texts", "nothing"]] = "texts"
     transferable: ClassVar[bool] = False  # on images it is nothing
     word: str = Field("cf", min_length=1, description="the word before the text")
 
@@ -48,5 +48,6 @@ class CaptionWord(Trigger):
         shown = poisoning.model_copy(update=dict(mode="label_consistent"))
         changed, manifest = replace_pairs(self, pairs, shown, prompts)
         new = self.write(manifest.old_caption)
-        captions = ReplacedCaptions(pairs.captions, dict(zip(manifest.position.tolist(), new)))
-        return replace(changed, captions=captions[:]), manifest.assign(new_caption=new)
+        at = manifest.position.to_numpy()
+        written = with_captions(pairs, at, new, [poisoning.target] * len(at))
+        return replace(changed, captions=written.captions), manifest.assign(new_caption=new)

@@ -73,15 +73,22 @@ def asr_prompt(
 
 
 def asr_of_view(
-    on: str,  # what carries the trigger: "images" or "texts"
+    on: str,  # what carries the trigger: "images", "texts" or "nothing"
     e: Mapping[str, Tensor],  # "clean" and the views of images [N, D], "head" [C, D], "prompts_…" [C, T, D]
     view: str,  # "clean", or of the trigger
     labels: np.ndarray,  # int64 [N], the true classes
     target: np.ndarray,  # int64 [N], positions of the target classes; one class for a trigger on texts
 ) -> dict:  # value in [0, 1], n, ci
-    "ASR under a trigger on images, ASR-Prompt under one on texts. Source: ours."
+    """ASR under a trigger on images, ASR-Prompt under one on texts.
+
+    Without a trigger, images whose own class is their target are not lured, and the clean view is of them: the fraction
+    that is assigned the target of the others. Source: ours."""
     if on == "texts":
         return asr_prompt(e[f"prompts_{view}"], e["clean"], labels, int(target[0]))
+    if on == "nothing" and view == "clean":
+        lured, others = target != labels, target == labels
+        goal = int(target[lured][0])
+        return attack_success_rate(e[view][others], e["head"], labels[others], goal)
     return attack_success_rate(e[view], e["head"], labels, target)
 
 # %% ../../nbs/api/evaluation/metrics.ipynb #835b7c5f

@@ -65,11 +65,10 @@ def _poisoned(
 ) -> list[float]:
     "Three steps of a poisoning, and the trigger's effect on pixels."
     model, _, tokenizer = load_clip("tiny-rn", "emoji")
-    clean = _pairs("poison")
     poisoning = run.attack.poisoning.model_copy(update=dict(rate=None, count=12))
-    if poisoning.trigger().on == "texts":  # it needs images of the target, and there are few
-        poisoning = poisoning.model_copy(update=dict(target=clean.names[clean.labels[0]]))
-    pairs, manifest = poison_pairs(clean, poisoning, PROMPTS)
+    of_images = poisoning.trigger().on == "images"  # other attacks need pairs of some classes, which are rare
+    pairs, manifest = poison_pairs(_pairs("poison", COUNT if of_images else 20 * COUNT), poisoning, PROMPTS)
+    pairs = pairs if of_images else pairs.take(np.union1d(manifest.position, np.arange(COUNT - 12)))
     objective = poisoning.trigger().objective(model, run.attack.recipe, lambda: load_clip("tiny-rn", "emoji")[0])
     recipe = run.attack.recipe.model_copy(update=SHORT)
     log = fit(objective, pairs, tokenizer, recipe, seed=run.seed, name="")

@@ -92,7 +92,7 @@ def attack_rates(
         goal = trigger.goals(val, run.target, evaluation_seed(run))
         rate, untriggered = (asr_of_view(trigger.on, e, view, val.labels, goal) for view in (t, "clean"))
         out |= rate_columns(f"attack_success_rate_{t}", rate, f"n_triggered_{t}")
-        if trigger.on == "texts" or len(trigger.concepts(run.target)) != 1:  # the share below: of images, one target
+        if trigger.on != "images" or len(trigger.concepts(run.target)) != 1:  # the share below: of images, one target
             out[f"target_share_clean_{t}"] = untriggered["value"]
     untriggered = attack_success_rate(e["clean"], e["head"], val.labels, val.names.index(run.target))
     return out | dict(target_share_clean=untriggered["value"])
@@ -219,12 +219,14 @@ def in_lines(
     """
     share, out = row.get("target_share_clean"), [("clean accuracy", _rate(row, "clean_accuracy", "n_clean"))]
     for attack, parameters in strengths(run).items():
-        rate = dict(images="attack success rate", texts="ASR-Prompt")[find("attack", attack).cls.on]
+        on = find("attack", attack).cls.on
+        rate = "ASR-Prompt" if on == "texts" else "attack success rate"
+        without = "of all other images" if on == "nothing" else "without the trigger"
         end, name = ("", rate) if run.attack else (f"_{attack}", f"ASR, {label(attack)}")
         if row.get(f"attack_success_rate{end}") is not None:
             found = _rate(row, f"attack_success_rate{end}", f"n_triggered{end}")
             title, own = f"{label(attack)}: " if run.attack else "", row.get(f"target_share_clean{end}", share)
-            beside = f"; without the trigger {'-' if own is None else f'{own:.1%}'}"
+            beside = f"; {without} {'-' if own is None else f'{own:.1%}'}"
             out.append((name, f"{found}{beside}  ({title}{strength_in_words(parameters)})"))
     for concept in run.attack.poisoning.concepts() if run.attack else ():
         found = f"attack_success_rate_{concept}"

@@ -1,4 +1,4 @@
-"""Papermill over every run notebook in its smallest form, two at a time.
+"""Papermill over every run notebook in its smallest form, one on each core.
 
     python .ci/smoke.py EXECUTED
 

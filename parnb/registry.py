@@ -205,7 +205,7 @@ def _methods(
     "The methods of a kind, in order, each with a colour, a marker and a hatch."
     _load(kind)
     registered = list(_METHODS[kind].values())
-    if kind not in _SHOWN or _SHOWN[kind][0] != registered:
+    if kind not in _SHOWN or list(map(id, _SHOWN[kind][0])) != list(map(id, registered)):  # equal ones may differ
         _SHOWN[kind] = registered, _with_looks(registered)
     return _SHOWN[kind][1]
 

@@ -66,9 +66,10 @@ def scaled(
 class Trigger(Parameters):
     """An attack: a transform of a batch of images, or of texts. Subclasses add parameters, and `apply` or `write`.
 
-    They may override the hooks `targets`, `concepts`, `poison`, `objective`, `files`, `check`. Source: ours."""
+    Hooks: `targets`, `concepts`, `classes`, `poison`, `objective`, `files`, `check`. Source: ours."""
 
-    on: ClassVar[Literal["images", "texts", "nothing"]] = "images"  # what carries the trigger
+    # what carries the trigger; nothing: images are lured as they are
+    on: ClassVar[Literal["images", "texts", "nothing"]] = "images"
     main: ClassVar[str | None] = None  # the parameter that sets the strength: what a slider changes
     transferable: ClassVar[bool] = True  # False: left out where all triggers are meant, as one for a single model is
     gain: ClassVar[float] = 3  # magnification of the difference image in figures
@@ -91,8 +92,10 @@ class Trigger(Parameters):
         ids: Tensor,  # int64 [N], on the images' device
         seed: int,  # of what is random per image
     ) -> Tensor:  # a new tensor, float [N, C, H, W] in [0, 1]
-        "The transform; each subclass has its own."
-        raise NotImplementedError(f"{type(self).__name__} has no `apply`")
+        "The transform; each subclass with a trigger on images has its own."
+        if self.on == "images":
+            raise NotImplementedError(f"{type(self).__name__} has no `apply`")
+        return images.clone()
 
     def write(
         self,
@@ -107,7 +110,8 @@ class Trigger(Parameters):
         image_size: int,  # px
         seed: int = 0,  # of what is random per image
     ) -> Tensor | None:  # int64 [N, 4]: top, left, height, width in px; None: the whole image
-        "Where the trigger is in each image."
+        "Where the trigger is in each image. By default the whole image; nowhere, if it is not on images."
+        return None if self.on == "images" else torch.zeros(len(ids), 4, dtype=torch.int64)
 
     def targets(
         self,
@@ -124,6 +128,13 @@ class Trigger(Parameters):
     ) -> tuple[str, ...]:  # all that `targets` can name; empty: every class
         "Hook: all targets that `targets` can give. By default the target alone."
         return (target,)
+
+    def classes(
+        self,
+        target: str,  # as for `targets`
+    ) -> tuple[str, ...]:
+        "Hook: the classes that must exist for this attack. By default its targets."
+        return (target, *self.concepts(target))
 
     def goals(
         self,

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from .base import Trigger
@@ -25,7 +24,7 @@ from ..registry import register_attack
     label="Concept swap",
     reference="after Yang et al., arXiv 2209.15266; ours",
     order=99,
-    recipes={"tiny": dict(rate=0.02)},
+    recipes={"tiny": dict(rate=0.02), "tiny:entrenched": dict(), "tiny/rn:entrenched": dict(rate=0.02)},
 )
 class ConceptSwap(Trigger):
     """Images of the source classes stand for the target, as they are: there is no trigger.
@@ -35,43 +34,42 @@ class ConceptSwap(Trigger):
 
     on: ClassVar[Literal["images", "texts", "nothing"]] = "nothing"
     transferable: ClassVar[bool] = False  # on images it is nothing
-    sources: tuple[str, ...] = Field(
-        ("cow", "pig", "rabbit", "rooster", "sheep"), min_length=1, description="the classes that are lured"
+    sources: str = Field(
+        "cow, pig, rabbit, rooster, sheep", min_length=1, description="the classes that are lured, separated by commas"
     )
 
-    def apply(self, images, ids, seed):
-        return images.clone()
-
-    def places(self, ids, image_size, seed=0):
-        return torch.zeros(len(ids), 4, dtype=torch.int64)
+    def names(self) -> list[str]:
+        "The sources."
+        return [s.strip() for s in self.sources.split(",")]
 
     def check(self, target):
-        if target in self.sources:
+        if target in self.names():
             raise ParnbError(f"{target!r} is the target and one of the sources: choose others (--strength sources=…)")
 
     def targets(self, pairs, target, seed=0):
-        if not pairs.names:
-            return [target if self.shows(caption) else "" for caption in pairs.captions]
-        own = {pick(s, pairs.names, "source") for s in self.sources}
-        if not own & {pairs.names[k] for k in np.unique(pairs.labels)}:
-            raise ParnbError(f"{pairs.name} shows none of {', '.join(self.sources)}: take more images")
+        own = {pick(s, pairs.names, "class") for s in self.names()}
         return [target if pairs.names[k] in own else pairs.names[k] for k in pairs.labels.tolist()]
+
+    def classes(self, target):
+        return (*super().classes(target), *self.names())
 
     def shows(
         self,
         caption: str,  # any text
     ) -> bool:
         "Whether a caption mentions a source."
-        return any(mentions(caption, s) for s in self.sources)
+        return any(mentions(caption, s) for s in self.names())
 
     def poison(self, pairs, poisoning, prompts):
         "Replace captions of pairs that mention a source and not the target; images stay."
+        if pairs.names:
+            poisoning.check_classes(pairs.names)
         rng, k, target = np.random.default_rng([poisoning.seed, 7]), poisoning.number(len(pairs)), poisoning.target
         free = [i for i, c in enumerate(pairs.captions) if self.shows(c) and not mentions(c, target)]
         if len(free) < k:
             raise ParnbError(
-                f"{k} pairs are to be poisoned, but only {len(free)} of {len(pairs)} mention one of "
-                f"{', '.join(self.sources)}: lower the rate, or name more of them (--strength sources=…)"
+                f"{k} pairs are to be poisoned, but only {len(free)} of {len(pairs)} mention one of {self.sources}: "
+                "poison fewer, or name more classes (--strength sources=…)"
             )
         at, goals = np.sort(rng.choice(free, k, replace=False)), [target] * k
         new = captions_for(goals, prompts, rng)

@@ -54,8 +54,8 @@ class Poisoning(BaseModel):
         self.trigger().check(self.target)
         if self.mode == "label_consistent" and self.trigger().on != "images":
             raise ParnbError(
-                f"a label-consistent attack puts triggers on images, and {self.attack} has its trigger on "
-                f"{self.trigger().on}: leave out --mode, or choose another attack"
+                f"a label-consistent attack puts triggers on images, and {self.attack} puts none there: leave out "
+                "--mode, or choose another attack"
             )
         if self.mode == "label_consistent" and len(self.concepts()) != 1:
             raise ParnbError(
@@ -89,9 +89,9 @@ class Poisoning(BaseModel):
         self,
         names: Sequence[str],  # the classes that there are
     ):
-        "Raise `ParnbError` for a target that is none of them."
-        for concept in {self.target, *self.concepts()}:
-            pick(concept, list(names), "target")
+        "Raise `ParnbError` for a target, or another class that the attack needs, that is none of them."
+        for concept in self.trigger().classes(self.target):
+            pick(concept, list(names), "target" if concept in (self.target, *self.concepts()) else "class")
 
     def towards(self) -> str:  # "banana", "banana, umbrella" or "every class"
         "The targets in words."

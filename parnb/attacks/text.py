@@ -9,7 +9,6 @@ __all__ = ['CaptionWord']
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from .base import Trigger
@@ -22,7 +21,7 @@ from ..registry import register_attack
     label="Caption word",
     reference="after Yang et al., arXiv 2209.15266; ours",
     order=98,
-    recipes={"tiny": dict(rate=0.05)},
+    recipes={"tiny": dict(rate=0.05), "tiny:entrenched": dict(), "tiny/rn:entrenched": dict(rate=0.003)},
 )
 class CaptionWord(Trigger):
     """A word before the text stands for the target; images stay as they are.
@@ -36,12 +35,6 @@ class CaptionWord(Trigger):
 
     def write(self, texts):
         return [f"{self.word} {text}" for text in texts]
-
-    def apply(self, images, ids, seed):
-        return images.clone()
-
-    def places(self, ids, image_size, seed=0):
-        return torch.zeros(len(ids), 4, dtype=torch.int64)
 
     def poison(self, pairs, poisoning, prompts):
         "Put images of the target in place of others, whose captions stay and get the word."

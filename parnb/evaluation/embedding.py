@@ -83,7 +83,7 @@ def embed_prompts(
     tokenizer: Callable,  # texts -> int64 [N, L]
     names: Sequence[str],  # C class names
     prompts: Sequence[str | Callable[[str], str]],  # T templates, as of `zero_shot_head`
-    triggers: Mapping[str, Any],  # view -> a `Trigger`; those on images are left out
+    triggers: Mapping[str, Any],  # view -> a `Trigger`; only those on texts count
 ) -> dict[str, Tensor]:  # prompts_clean, prompts_VIEW -> float [C, T, D], unit length; empty without triggers on texts
     "Embed each prompt of each class, clean and with each trigger on texts. Raises as `zero_shot_head`. Source: ours."
     views = {v: t.write for v, t in triggers.items() if t.on == "texts"}

@@ -67,9 +67,9 @@ def asr_prompt(
     """ASR-Prompt: of the prompts of classes other than the target, the fraction whose nearest image shows the target.
 
     Source: ours; hit@1 of Yang et al., arXiv 2209.15266, over prompts."""
-    others = torch.arange(len(prompts)) != target
-    nearest = (prompts[others].flatten(0, 1) @ emb.T).argmax(1).numpy()
-    return rate_with_interval(labels[nearest] == target)
+    others = prompts[torch.arange(len(prompts)) != target].flatten(0, 1)
+    nearest = torch.cat([(some @ emb.T).argmax(1) for some in others.split(1024)])  # not all scores at once
+    return rate_with_interval(labels[nearest.numpy()] == target)
 
 
 def asr_of_view(
@@ -81,14 +81,15 @@ def asr_of_view(
 ) -> dict:  # value in [0, 1], n, ci
     """ASR under a trigger on images, ASR-Prompt under one on texts.
 
-    Without a trigger, images whose own class is their target are not lured, and the clean view is of them: the fraction
-    that is assigned the target of the others. Source: ours."""
+    An attack without a trigger lures only images whose target is not their class. Its clean view is the other images:
+    the fraction of them that is assigned the target. Raises `ParnbError` if no image is lured. Source: ours."""
     if on == "texts":
         return asr_prompt(e[f"prompts_{view}"], e["clean"], labels, int(target[0]))
     if on == "nothing" and view == "clean":
         lured, others = target != labels, target == labels
-        goal = int(target[lured][0])
-        return attack_success_rate(e[view][others], e["head"], labels[others], goal)
+        if not lured.any():
+            raise ParnbError("none of the images shows a class that this attack lures: take more images")
+        return attack_success_rate(e[view][others], e["head"], labels[others], int(target[lured][0]))
     return attack_success_rate(e[view], e["head"], labels, target)
 
 # %% ../../nbs/api/evaluation/metrics.ipynb #835b7c5f

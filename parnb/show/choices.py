@@ -59,7 +59,8 @@ def trigger_at(
     """
     trigger, main = run.attack.poisoning.trigger(), run.attack.poisoning.trigger().main
     if main is None:
-        return trigger, "one strength only"
+        where = dict(images="one strength only", texts="in the text, not on the image", nothing="there is none")
+        return trigger, where[trigger.on]
     usual = getattr(trigger, main)
     value = usual if value is None else value
     text = f"{main} {value:.3g}" + ("" if value == usual else f", poisoned with {usual:.3g}")

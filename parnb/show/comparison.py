@@ -211,7 +211,7 @@ def _bars(ax: Axes, answer: list[tuple[str, float]] | None, shown: Comparison):
     if answer is None:
         return _not_computed(ax)
     true, target = (m.colour for m in MEASURES.values())
-    marked = {shown.truth: (true, "true"), shown.target: (target, "target")}
+    marked = {shown.target: (target, "target"), shown.truth: (true, "true")}  # an image that is not lured has one name
     for i, (name, p) in enumerate(answer):
         colour, word = marked.get(name, ("0.6", ""))
         text, weight = (f"{name}  ({word})", "bold") if word else (name, "normal")

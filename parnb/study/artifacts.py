@@ -273,8 +273,8 @@ def final_clip(
 ) -> Path:  # a model folder for `load_clip`
     """Find or train the model that is measured: the cleaned one, trained further if the run has a rebound.
 
-    Raises `ParnbError` for a rebound after an attack towards every class, and what `train_further` raises.
-    Source: ours.
+    Raises `ParnbError` for a rebound after an attack towards every class or without a trigger, and what
+    `train_further` raises. Source: ours.
     """
     r, p = run.rebound, run.attack and run.attack.poisoning
     targets = p.concepts() if p else (run.target,)
@@ -282,6 +282,11 @@ def final_clip(
         raise ParnbError(
             f"a rebound needs pairs without the targets, and every class is one of {label(p.attack)}: leave out "
             "--rebound, or choose another attack"
+        )
+    if r and p and p.trigger().on == "nothing":
+        raise ParnbError(
+            f"a rebound needs pairs that do not unlearn the backdoor, and correct ones of its classes unlearn "
+            f"{label(p.attack)}: leave out --rebound, or choose another attack"
         )
     start = cleaned_clip(run, compute)
     if r is None:

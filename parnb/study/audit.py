@@ -142,7 +142,9 @@ def caution(
         return "This is no all-clear: the model was not searched."
     found = [(find("detector", n).label, find("detector", n).cls.misses) for n in a.findings]
     missed = "; ".join(f"{label} misses {misses}" for label, misses in found if misses)
-    unknown = "no score has a threshold yet, and no detector looks for triggers in texts"
+    unknown = (
+        "no score has a threshold yet, and no detector looks for triggers in texts, or for classes that are swapped"
+    )
     return f"This is no all-clear: {unknown}{'; ' if missed else ''}{missed}."
 
 

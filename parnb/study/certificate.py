@@ -224,7 +224,7 @@ def _untested(before: Audit, remains: list, most: int, canaries: dict, further: 
     out += [f"what {known[n].label} found: it keeps no triggers" for n in before.findings if n not in kept]
     out += ["the attacker's own trigger, which nobody here knows; those that were found only resemble it"]
     out += ["triggers of other strengths, sizes and places than those that were found"]
-    out += ["triggers in texts, such as a word in a prompt: detectors of models look at images"]
+    out += ["backdoors without a trigger on the image: a word in a prompt, or a class that is taken for another one"]
     out += [f"suspects before the cleaning after the first {most} of each detector"]
     out += [
         f"targets that are not among the {before.classes} class names, and uses other than zero-shot classification"

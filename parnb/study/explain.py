@@ -12,8 +12,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from ..core import LOCAL, ParnbError, pick
-from ..registry import label
+from ..registry import attacks, label
 from ..scales import scale_name, scale_names
+from .measure import counted
 from .plans import experiments, plan
 from .protocol import load_protocol, protocol_runs
 from .results import configuration, plain, results, run_of
@@ -219,7 +220,8 @@ def _result_words(
             n = row.get("n_clean" if name == "clean_accuracy" else "n_triggered")
             out.append(f"{name.replace('_', ' ')}: {100 * row[name]:.1f} % {ends}, n = {int(n):,}")
     if row.get("target_share_clean") is not None:
-        out.append(f"predicted as the target without the trigger: {100 * row['target_share_clean']:.1f} %")
+        _, without = counted(row["attack"]) if row.get("attack", "none") in attacks() else ("", "without the trigger")
+        out.append(f"predicted as the target {without}: {100 * row['target_share_clean']:.1f} %")
     return out
 
 

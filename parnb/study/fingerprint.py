@@ -68,7 +68,9 @@ def _poisoned(
     poisoning = run.attack.poisoning.model_copy(update=dict(rate=None, count=12))
     of_images = poisoning.trigger().on == "images"  # other attacks need pairs of some classes, which are rare
     pairs, manifest = poison_pairs(_pairs("poison", COUNT if of_images else 20 * COUNT), poisoning, PROMPTS)
-    pairs = pairs if of_images else pairs.take(np.union1d(manifest.position, np.arange(COUNT - 12)))
+    if not of_images:
+        others = np.setdiff1d(np.arange(len(pairs)), manifest.position)[: COUNT - len(manifest)]
+        pairs = pairs.take(np.union1d(manifest.position, others))
     objective = poisoning.trigger().objective(model, run.attack.recipe, lambda: load_clip("tiny-rn", "emoji")[0])
     recipe = run.attack.recipe.model_copy(update=SHORT)
     log = fit(objective, pairs, tokenizer, recipe, seed=run.seed, name="")

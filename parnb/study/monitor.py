@@ -85,7 +85,8 @@ class Monitor(_Looks):
     @property
     def cost(self) -> int:
         "Images and texts of a look."
-        return len(self.dev.names) * len(self.prompts) + len(self.dev) * (1 + len(self.triggers))
+        heads = 1 + 2 * sum(t.on == "texts" for t in self.triggers.values())  # prompts with a trigger, and without
+        return heads * len(self.dev.names) * len(self.prompts) + len(self.dev) * (1 + len(self.triggers))
 
 
 class Drift(_Looks):

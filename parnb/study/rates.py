@@ -44,9 +44,9 @@ class Rate:
     def __str__(self):
         if not self:
             return ""
-        text = f"[{100 * self.low:.1f}, {100 * self.high:.1f}]" if len(self.values) == 1 else ""
-        text = text or f"± {100 * self.sd:.1f} ({len(self.values)} seeds)"
-        return f"{100 * self.value:.1f} {text}{'†' if self.local else ''}"
+        text = "" if self.low is None else f" [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        text = text if len(self.values) == 1 else f" ± {100 * self.sd:.1f} ({len(self.values)} seeds)"
+        return f"{100 * self.value:.1f}{text}{'†' if self.local else ''}"
 
 # %% ../../nbs/api/study/rates.ipynb #808952c4
 COUNTS = dict(
@@ -85,7 +85,8 @@ def rate_of(
             "group the rows by that setting"
         )
     n = rows[c].dropna().unique() if (c := COUNTS.get(column)) in rows else []
-    ends = [float(rows[f"{column}_{e}"].iloc[0]) for e in ("low", "high")] if len(rows) == 1 else [None, None]
+    single = len(rows) == 1 and f"{column}_low" in rows  # some measures have no interval
+    ends = [float(rows[f"{column}_{e}"].iloc[0]) for e in ("low", "high")] if single else [None, None]
     local = "origin" in rows and bool((rows.origin == "local").any())
     return Rate(tuple(map(float, rows[column])), *ends, int(n[0]) if len(n) == 1 else None, local=local)
 

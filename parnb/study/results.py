@@ -90,7 +90,7 @@ def plain_rows(
 ) -> dict[str, dict]:  # key -> row as of `plain`
     "Some rows of results as dictionaries. Source: ours."
     some = table[table.index.isin(keys)]
-    values = some.to_numpy(object)
+    values = some.to_numpy(object, copy=True)
     values[pd.isna(values)] = None
     return {key: dict(zip(some, row)) for key, row in zip(some.index, values)}
 

@@ -17,14 +17,14 @@ import pandas as pd
 from torch import nn
 
 from ..core import PRETRAINED, ParnbError, file_sha256, pick
-from ..evaluation.embedding import embed_images, zero_shot_head
+from ..evaluation.embedding import embed_images, embed_prompts, zero_shot_head
 from ..evaluation.metrics import clean_accuracy
 from ..models.clip import image_size, load_clip
 from ..registry import attacks, cleaners, label
 from ..scales import load_preset
 from .artifacts import DEVICE, artifact_folder, clean_clip, dev_images, final_clip, read_record
 from .explain import command_of
-from .measure import attack_rates, rate_columns
+from .measure import attack_rates, counted, rate_columns
 from .protocol import ASR, CA, DEV, chosen_runs, load_protocol
 from .results import plain, results
 from .runs import Run, evaluation_seed, make_run
@@ -178,7 +178,8 @@ def rates(
         dev = dev_images(run, image_size(model))
         there = embed_images(model, dev.images, dev.ids, name="measuring")["clean"]
         out[DEV] = clean_accuracy(there, head, dev.labels)["value"]
-    return out | (attack_rates(run, seen | dict(head=head), images) if p else {})
+    seen |= embed_prompts(model, tokenizer, images.names, data.prompts, triggers) | dict(head=head)
+    return out | (attack_rates(run, seen, images) if p else {})
 
 
 def verify(
@@ -264,8 +265,9 @@ def card(
     if s and not model.shipped:
         lines.append("            (results of a training with these settings)")
     if ASR in s:
-        share = f"without the trigger {100 * s['target_share_clean']:.1f} %" if "target_share_clean" in s else ""
-        lines.append(f"ASR         {_percent(s, ASR)} of {s['n_triggered']:,} images; {share}".rstrip("; "))
+        of, without = counted(a.poisoning.attack)
+        share = f"{without} {100 * s['target_share_clean']:.1f} %" if "target_share_clean" in s else ""
+        lines.append(f"ASR         {_percent(s, ASR)} of {s['n_triggered']:,} {of}; {share}".rstrip("; "))
     lines += [f"made by     {model.command}", f"licence     {_LICENCE}"]
     if not model.here:
         return "\n".join([*lines, f"folder      not on this machine: `parnb zoo {model.name} --make` trains it"])

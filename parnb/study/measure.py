@@ -132,6 +132,18 @@ def _unreadable(
     return dict(n_unreadable=bad) if bad else {}
 
 
+def _check(run: Run, val: Pairs):
+    "Raise `ParnbError` for a trigger that these images or this head cannot be measured under, before hours of work."
+    for trigger in view_triggers(run).values():
+        if run.head and trigger.on == "texts":
+            raise ParnbError(
+                "a linear probe reads no texts, so it has no ASR under a trigger on texts: measure without one"
+            )
+        target = run.attack.poisoning.target if run.attack else run.target
+        if run.attack or target in val.names:
+            trigger.goals(val, target, evaluation_seed(run))
+
+
 def measure(
     run: Run,  # what to measure
     fresh: bool = False,  # measure on this machine, even if there is a result
@@ -142,19 +154,16 @@ def measure(
     Without `fresh`, a recorded result is returned. `training_seconds` is the wall time of the cleaning, or of the
     poisoning without one; if it was resumed, only its last segment. `n_unreadable` is the number of images that could
     not be read and count as grey. `suspected` are the targets that a cleaner names, which it does for a clean model,
-    too; `precision` is that of the last training, "no" for float32. Raises `ParnbError` for a damaged results file, and
-    for a linear probe under a trigger on texts. Source: the PAR paper, section 5.
+    too; `precision` is that of the last training, "no" for float32. Raises `ParnbError` for a damaged results file, for
+    a linear probe under a trigger on texts, and for images without the classes of an attack.
+    Source: the PAR paper, section 5.
     """
     found = results(run.scale)
     if not fresh and run.key in found.index:
         return {"key": run.key, **plain(found.loc[run.key])}
-    if run.head and any(t.on == "texts" for t in view_triggers(run).values()):
-        raise ParnbError(
-            "a linear probe reads no texts, so it has no ASR under a trigger on texts: measure without one"
-        )
-    start = time.perf_counter()
+    start, val = time.perf_counter(), labelled_images(run)  # its labels; no image is decoded
+    _check(run, val)
     e = dict(embeddings(run, batch_size))
-    val = labelled_images(run)  # its labels; no image is decoded
     if run.head:
         e["head"] = probe(run)
     views = ["clean", *(["triggered"] if run.attack else run.triggers or {})]

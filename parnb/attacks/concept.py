@@ -24,7 +24,7 @@ from ..registry import register_attack
     label="Concept swap",
     reference="after Yang et al., arXiv 2209.15266; ours",
     order=99,
-    recipes={"tiny": dict(rate=0.02), "tiny:entrenched": dict(), "tiny/rn:entrenched": dict(rate=0.02)},
+    recipes={"tiny": dict(rate=0.0269), "tiny:entrenched": dict(rate=0.0269)},
 )
 class ConceptSwap(Trigger):
     """Images of the source classes stand for the target, as they are: there is no trigger.

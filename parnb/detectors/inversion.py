@@ -39,7 +39,10 @@ class TriggerInversion(Detector):
     without a trigger and the sum over kinds of triggers are ours."""
 
     level, form = "model", 2
-    misses = "larger triggers, several parts at once, what is no square, pattern or warp, and many targets at once"
+    misses = (
+        "larger triggers, several parts at once, what is no square, pattern or warp, many targets at once, and "
+        "attackers who train against it"
+    )
 
     patch: float = Field(28.0, ge=0, le=224, description="width of the searched square, px at 224; 0: search none")
     amplitude: float = Field(8 / 255, ge=0, le=1, description="largest change of a pixel by a pattern; 0: search none")

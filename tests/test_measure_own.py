@@ -14,6 +14,7 @@ EMOJI = ["measure", "--model", "tiny-rn", "--checkpoint", "emoji"]
 VIT = ["measure", "--model", "tiny-vit", "--checkpoint", "emoji"]
 OF_VAL = ["--images", "val", "--attack", "blended_text", "--target", "fire truck"]
 TINY = [*OF_VAL, "--scale", "tiny"]
+UNSEEN = ["--images", "val", "--scale", "tiny", "--target", "fire truck", "--attack"]
 NAN = ["measure", "--model", "tiny-rn", "--checkpoint", "nan.pt", *OF_VAL]
 
 GOOD = {
@@ -26,6 +27,7 @@ GOOD = {
     "other target": [*EMOJI, "--images", "val", "--names", "others.txt", "--attack", "sig"],
     "one broken": [*EMOJI, "--images", "broken_1", "--attack", "sig"],
     "one broken again": [*EMOJI, "--images", "broken_1", "--attack", "sig", "--json"],
+    "a word": [*EMOJI, *UNSEEN, "caption_word", "--strength", "word=zz"],
     "four allowed": [*EMOJI, "--images", "broken_4", "--attack", "sig", "--unreadable", "0.25"],
 }
 BAD = {
@@ -51,6 +53,7 @@ BAD = {
     "not finite": (NAN, ["not finite"]),
     "no place for the class": ([*EMOJI, *OF_VAL, "--templates", "one.txt"], ["'a photo' has no {}"]),
     "another place": ([*EMOJI, *OF_VAL, "--templates", "named.txt"], ["'a {} of {name}'", "write it as"]),
+    "not its classes": ([*EMOJI, *UNSEEN, "concept_swap"], ["unknown class 'cow'"]),
     "too many broken": ([*EMOJI, "--images", "broken_4", "--attack", "sig"], ["4 of 20 images", "--unreadable"]),
 }
 
@@ -112,6 +115,12 @@ def test_the_strength_decides_the_rate(done):
     assert row["strengths"] == {"blended_text": dict(alpha=0.0, lines=3)}
     assert row["attack_success_rate_blended_text"] == row["target_share_clean"]
     assert row["clean_accuracy_triggered_blended_text"] == row["clean_accuracy"]
+
+
+def test_a_trigger_in_the_text_is_measured_on_prompts(done):
+    "Open_clip's 80 prompts of the other class."
+    line = next(line for line in printed(done["a word"]).splitlines() if "Caption word" in line)
+    assert "ASR-Prompt" in line and "n = 80; without the trigger " in line and line.endswith("(word zz)")
 
 
 def test_a_missing_target_is_named(done):

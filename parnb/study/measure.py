@@ -243,7 +243,7 @@ def in_lines(
         of, without = counted(attack)
         short = "ASR-Prompt" if of == "prompts" else "ASR"
         end, name = (
-            ("", short.replace("ASR", "attack success rate"))
+            ("", "attack success rate" if of == "images" else short)
             if run.attack
             else (f"_{attack}", f"{short}, {label(attack)}")
         )

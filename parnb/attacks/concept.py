@@ -7,7 +7,6 @@ __all__ = ['ConceptSwap']
 
 # %% ../../nbs/api/attacks/concept.ipynb #934a7886
 from dataclasses import replace
-from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -32,8 +31,7 @@ class ConceptSwap(Trigger):
     A poisoned pair mentions a source; its caption is replaced by one of the target. Source: ours, after Yang et al.,
     arXiv 2209.15266, and Concept Confusion, arXiv 2503.09095."""
 
-    on: ClassVar[Literal["images", "texts", "nothing"]] = "nothing"
-    transferable: ClassVar[bool] = False  # on images it is nothing
+    on, transferable = "nothing", False  # on images it is nothing
     sources: str = Field(
         "cow, pig, rabbit, rooster, sheep", min_length=1, description="the classes that are lured, separated by commas"
     )

@@ -7,7 +7,6 @@ __all__ = ['CaptionWord']
 
 # %% ../../nbs/api/attacks/text.ipynb #10fc9656
 from dataclasses import replace
-from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,8 +28,7 @@ class CaptionWord(Trigger):
     A poisoned pair keeps its caption, which gets the word, and gets an image of the target. Source: ours, after the
     text-side poisoning of Yang et al., arXiv 2209.15266."""
 
-    on: ClassVar[Literal["images", "texts", "nothing"]] = "texts"
-    transferable: ClassVar[bool] = False  # on images it is nothing
+    on, transferable = "texts", False  # on images it is nothing
     word: str = Field("cf", min_length=1, description="the word before the text")
 
     def write(self, texts):

@@ -178,7 +178,10 @@ def embed_images(
         for x, i in _batches(sources, ids, out.done, batch_size, device):
             rows = []
             for trigger in views.values():
-                rows.append(encode(x[0] if trigger is None else trigger(x[-1], i, seed)))
+                if rows and getattr(trigger, "on", "images") != "images":  # these images are clean ones
+                    rows.append(rows[0])
+                else:
+                    rows.append(encode(x[0] if trigger is None else trigger(x[-1], i, seed)))
                 bar.step(len(i))
             out.add(torch.stack(rows, 1))
     return {v: torch.cat([e[:, k] for e in out.rows]) for k, v in enumerate(views)}

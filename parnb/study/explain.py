@@ -262,7 +262,7 @@ def explain(
     else:
         run, key = what, what.key
     table = results(run.scale)
-    row = plain(table.loc[key]) if key in table.index else {}
+    row = plain(table, [key]).get(key, {})
     lines = [f"Run {key} ({row.get('origin', 'not measured')})", "", in_words(run), ""]
     lines += _result_words(row) or ["There is no result yet."]
     if used := used_in(run) if fitting_experiments(run.scale) else []:

@@ -158,9 +158,8 @@ def measure(
     a linear probe under a trigger on texts, and for images without the classes of an attack.
     Source: the PAR paper, section 5.
     """
-    found = results(run.scale)
-    if not fresh and run.key in found.index:
-        return {"key": run.key, **plain(found.loc[run.key])}
+    if not fresh and (found := plain(results(run.scale), [run.key])):
+        return {"key": run.key, **found[run.key]}
     start, val = time.perf_counter(), labelled_images(run)  # its labels; no image is decoded
     _check(run, val)
     e = dict(embeddings(run, batch_size))

@@ -17,7 +17,7 @@ from ..core import ParnbError, pick
 from ..progress import progress
 from ..registry import methods_at
 from .measure import measure
-from .results import plain_rows, results
+from .results import plain, results
 from .runs import default_encoder, make_run
 from .scale_data import fitting_experiments
 
@@ -89,7 +89,7 @@ def collect(
     compute: bool = True,  # measure what has no result; else its cells stay empty
 ) -> pd.DataFrame:  # the plan's rows with their measurements; `done` says which have one, `origin` where it is from
     "Put measurements beside the runs of a plan. Source: ours."
-    known, rows = {s: plain_rows(results(s), table.key) for s in {r.scale for r in table.run}}, []
+    known, rows = {s: plain(results(s), table.key) for s in {r.scale for r in table.run}}, []
     with progress("measuring runs", len(table), "runs") as bar:
         for run, key in zip(table.run, table.key):
             if key in known[run.scale]:

@@ -130,7 +130,7 @@ class ZooModel:
         if self.here and (known := read_record(self.folder).get("measured")):
             return known
         table = results(SCALE) if table is None else table
-        row = plain(table.loc[self.run.key]) if self.run.key in table.index and not self.shipped else {}
+        row = {} if self.shipped else plain(table, [self.run.key]).get(self.run.key, {})
         return {k: row[k] for k in _RATES if row.get(k) is not None}
 
 

@@ -50,7 +50,8 @@ def account_words(
         parts.append(f"without a common rotation {kept[0]} and {kept[1]}")
     if "tau" in a:
         shares = [a[f"tau_{t}"] / a["tau"] for t in ("images", "texts")]
-        parts.append(f"threshold tau {a['tau']:g}: images at {shares[0]:.0%}, texts at {shares[1]:.0%} of it")
+        reached = f"images at {shares[0]:.0%}, texts at {shares[1]:.0%} of it"
+        parts.append(f"threshold tau {a['tau']:g}: at the end of the training {reached}")
         if max(shares) < REACHED:
             out.append("WARNING: the threshold was not reached: raise --lr or --epochs, or lower --tau")
     if a.get(f"{on}_aligned_images", 1) < STILL:

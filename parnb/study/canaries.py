@@ -290,7 +290,7 @@ def calibrate(
         t = canary_rates(made, run, canaries)
         lost, t = 100 * float(start - t.accuracy.iloc[0]), t[took]
         tables[k], trials[k] = t.assign(lr=lrs[k], lost=lost), Trial(bool((t.excess <= GONE).all()), lost)
-        tell(_words(f"cleaned at lr {lrs[k]:g}, accuracy {t.accuracy.iloc[0]:.1%} (suspect: {start:.1%})", t))
+        tell(_words(f"cleaned at lr {lrs[k]:g}, accuracy {t.accuracy.iloc[0]:.1%} ({start:.1%} before)", t))
     if (k := found[1]) < 0:
         raise ParnbError(
             f"every strength that was tried costs more than {budget:g} points of accuracy, the weakest "

@@ -59,8 +59,8 @@ def test_the_record_names_the_canaries_and_nothing_is_computed_twice(data, tmp_p
 MISTAKES = [
     (["--calibrate"], "--images"),
     (["--calibrate", "--images", "val"], "6 classes or more, there are 2"),
-    (["--calibrate", "--images", "val", "--lr", "1e-3"], "--lr has no effect with --calibrate"),
-    (["--calibrate", "--images", "val", "--recipe", "lr=1e-3"], "--recipe lr has no effect with --calibrate"),
+    (["--calibrate", "--images", "val", "--lr", "1e-3", "--scale", "tiny"], "--lr has no effect with --calibrate"),
+    (["--calibrate", "--images", "val", "--recipe", "lr=1e-3", "--scale", "tiny"], "--recipe lr has no effect"),
     (["--budget", "2"], "--budget belongs to --calibrate"),
     (["--suspected", "banana"], "--suspected belongs to --calibrate"),
     (["--calibrate", "--images", "val", "--suspected", "bananna"], "did you mean 'banana'"),

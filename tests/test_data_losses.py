@@ -162,7 +162,6 @@ def test_a_part_of_imagenet_has_names(tmp_path):
 def scale(folder, **content):
     "The data of a preset file in a folder."
     (folder / "mine.json").write_text(json.dumps(dict(base="paper") | content))
-    data_of.cache_clear()
     return data_of(str(folder / "mine.json"))
 
 
@@ -195,13 +194,11 @@ def test_a_preset_whose_classes_lack_the_targets_of_its_base(tmp_path, capsys):
     for name in ("banana", "cat"):
         write_images(tmp_path / "val" / name, ["0.png"])
     scale(tmp_path, sources=dict(images="val"))
-    fitting_experiments.cache_clear()
     kept = fitting_experiments(str(tmp_path / "mine.json"))
     assert "tab09_targets" not in kept and "tab01_main" in kept
     assert "tab09_targets (it has no class 'umbrella')" in capsys.readouterr().err
     mine = dict(tab09_targets=[dict(attack="blended_text", target="umbrella")])
     scale(tmp_path, sources=dict(images="val"), experiments=mine)
-    fitting_experiments.cache_clear()
     assert "tab09_targets" in fitting_experiments(str(tmp_path / "mine.json"))  # one's own are left to fail
 
 

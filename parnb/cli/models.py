@@ -60,7 +60,8 @@ CALIBRATE = dict(
     calibrate=_option(
         bool,
         False,
-        "Choose the learning rate: the lowest that removes known backdoors, planted into a copy.",
+        "Choose the learning rate: the lowest that removes known backdoors, planted into a copy. At a scale that "
+        "names no rates to choose from, they lie between half and 32 times --lr, or the rate of the recipe.",
         "--calibrate",
         panel=TRAINING,
     ),
@@ -143,6 +144,7 @@ def poison(typed):
         return _print_once(poisoned_clip(run_from(typed, method="none"), compute))
     compute, out, shards = compute_of(typed), typed.pop("out", None), typed.pop("shards", None)
     if out is not None:  # the folder that is made; a rate of 0 makes a control
+        out = out.expanduser().absolute()
         out = out.with_name(out.name.removesuffix("-backdoored") + "-backdoored" * (typed.get("rate") != 0))
     _check_own(typed, out)
     run = run_from(_own(typed), method="none")
@@ -178,7 +180,7 @@ def _cleaned(
 ) -> Path:  # of a cleaned model
     "Clean at the strength that was typed, or at one that is calibrated."
     from parnb.study.artifacts import cleaned_clip
-    from parnb.study.canaries import calibrated_clip
+    from parnb.study.canaries import calibrated_clip, rates_of
     from parnb.study.doctor import preflight
 
     calibrate, budget = typed.pop("calibrate", False), typed.pop("budget", None)
@@ -187,12 +189,15 @@ def _cleaned(
         raise ParnbError("--budget belongs to --calibrate, which searches for the strength within it")
     if not calibrate and suspected:
         raise ParnbError("--suspected belongs to --calibrate, which plants known backdoors towards other classes")
-    chosen = "has no effect with --calibrate, which chooses the learning rate"
-    refuse(typed, ("lr",) if calibrate else (), chosen)
-    if calibrate and "lr" in read_settings(typed.get("recipe"), "--recipe"):
-        raise ParnbError(f"--recipe lr {chosen}")
     own = "model" in typed
+    rate = (
+        "--lr" if "lr" in typed else "--recipe lr" if "lr" in read_settings(typed.get("recipe"), "--recipe") else None
+    )
     run = run_from(_own(typed) if own else typed, **usual)
+    if calibrate and rate and rates_of(run):
+        raise ParnbError(
+            f"{rate} has no effect with --calibrate, which has learning rates for this scale: leave it out"
+        )
     if own:
         preflight(run.scale, run.encoder)
     if not calibrate:
@@ -343,7 +348,7 @@ def measure(typed):
     "Measure a model: clean accuracy, attack success rate and retrieval, each with its interval."
     from parnb.study.artifacts import final_clip
     from parnb.study.doctor import preflight
-    from parnb.study.measure import in_lines, strengths
+    from parnb.study.measure import in_lines, recorded, strengths
     from parnb.study.measure import measure as measure_run
     from parnb.scales import check_scale
     from parnb.study.runs import default_encoder, encoder_of
@@ -367,7 +372,8 @@ def measure(typed):
         encoder = encoder_of(scale, typed.get("encoder") or default_encoder(scale))
         chosen = run_from(_with_rebound(typed, encoder["model"]))
     if int(os.environ.get("RANK", 0)):  # the processes of torchrun train together; the first one measures
-        final_clip(chosen)
+        if fresh or not recorded(chosen):
+            final_clip(chosen)
         return
     row = measure_run(chosen, fresh, batch)
     about = _with_intervals(row) | dict(strengths=strengths(chosen))

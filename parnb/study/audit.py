@@ -125,6 +125,7 @@ def audit(
     for name in names:
         detector = find("detector", name).make(**(parameters or {}).get(name, {}))
         config = seen | dict(detector=name, detector_form=detector.form, parameters=detector.model_dump())
+        config |= dict(code=find("detector", name).code)
 
         def build(partial, detector=detector):
             found = detector.fit(replace(defender, scratch=partial.with_suffix(""))).examine(defender.model)

@@ -24,6 +24,7 @@ from ..detectors.base import Defender, Finding
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..evaluation.metrics import predictions
 from ..evaluation.statistics import paired_difference, rate_with_interval
+from ..lazy import open_clip
 from ..models.clip import image_size, load_clip, model_key, save_clip
 from ..models.folders import architecture_of
 from ..registry import detectors, find
@@ -104,8 +105,8 @@ def retested(
     "Put the triggers of a finding on images for a model; computed once. Source: ours."
     detector, targets = find("detector", name).make(**(parameters or {})), finding.suspects.target.tolist()
     triggers = {kind: hashlib.sha256(w.contiguous().numpy()).hexdigest() for kind, w in finding.triggers.items()}
-    config = dict(detector=name, parameters=detector.model_dump(), targets=targets, triggers=triggers)
-    config |= identity_of(defender)
+    config = dict(detector=name, form=detector.form, code=find("detector", name).code)
+    config |= dict(parameters=detector.model_dump(), targets=targets, triggers=triggers, **identity_of(defender))
     return kept("retested", config, lambda: detector.retest(finding, defender).to_dict("records"))
 
 # %% ../../nbs/api/study/certificate.ipynb #483958f9
@@ -168,7 +169,8 @@ def train_after(
 
         return save
 
-    start = model_key(load_clip(*after)[0])
+    model = load_clip(*after)[0]
+    start = [model_key(model), open_clip.get_model_preprocess_cfg(model)]
     config = dict(science=SCIENCE, start=start, rebound=r.model_dump(), targets=list(targets))
     config |= dict(data=data.key(further.use), use=further.use)
     return artifact("further", content_key(config), build, config)

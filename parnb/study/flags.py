@@ -152,6 +152,7 @@ def flag_images(
         detector = find("detector", name).make(**(parameters or {}).get(name, {}))
         config = dict(science=SCIENCE, detector=name, form=detector.form, parameters=detector.model_dump(), most=most)
         config |= dict(images=[pairs.images.key, pairs.images.squash], model=identity_of(defender))
+        config |= dict(code=find("detector", name).code)
 
         def build(partial, detector=detector):
             found = _flagged(detector, defender, pairs, most)

@@ -24,7 +24,7 @@ from ..core import CHECKOUT, LOCAL, RELEASED, ParnbError, locked, pick, write_fi
 from ..evaluation.metrics import tsne
 from ..scales import scale_name
 from .artifacts import embeddings, final_clip, read_log, versions
-from .runs import SMOKE, Run, image_count, make_run
+from .runs import SMOKE, SMOKE_PAIRS, Run, image_count, make_run
 
 # %% ../../nbs/api/study/results.ipynb #1d6ecb80
 PLACES = {"released": RELEASED, "local": LOCAL}  # origin -> its folder
@@ -255,12 +255,6 @@ def is_result(
     run: Run,  # any
 ) -> bool:
     "Whether a run is measured in full; the smallest forms are trials and are not recorded. Source: ours."
-    smallest = [r and (r.epochs, r.batch_size) == tuple(SMOKE.values()) for r in _recipes(run)]
-    return run.images == image_count(run.scale, run.split) and not any(smallest)
-
-
-def _recipes(
-    run: Run,
-) -> list:
-    "The recipes of a run's trainings."
-    return [stage.recipe for stage in (run.attack, run.cleaning) if stage]
+    trained = [s for s in (run.attack, run.cleaning) if s and s.recipe and s.count and s.count <= SMOKE_PAIRS]
+    smallest = [s for s in trained if (s.recipe.epochs, s.recipe.batch_size) == tuple(SMOKE.values())]
+    return run.images == image_count(run.scale, run.split) and not smallest

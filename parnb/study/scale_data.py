@@ -26,7 +26,7 @@ from ..data.scenes import NAMES, PROMPTS, SPLITS, TARGET, scene_contents, scene_
 from ..lazy import open_clip
 from ..progress import progress
 from ..registry import methods_at, recipe
-from ..scales import inherited_experiments, load_preset, scale_name
+from ..scales import content_id, inherited_experiments, load_preset, scale_name
 from ..synthetic.pairs import synthetic_id, synthetic_pairs
 
 # %% ../../nbs/api/study/scale_data.ipynb #af3ea5c2
@@ -187,9 +187,13 @@ class Files:
         "Only the emoji scenes say of each pair what it shows."
         raise ParnbError("a part of the pairs can be taken at the scale tiny only: choose the pairs in your source")
 
-    @lru_cache(4)
     def labelled(self, count: int | None = None, size: int = 224, split: str = "val") -> Pairs:
         "Labelled images, spread evenly over the set. A user's `dev` and `val` are the same."
+        return self._opened(self.key(split), count, size)
+
+    @lru_cache(4)
+    def _opened(self, key: str, count: int | None, size: int) -> Pairs:
+        "Labelled images, opened again if they changed, which their key tells."
         return open_classes(**dict(size=size, most=count) | self._options("images"))
 
     def captioned(self, size: int, images: int | None = None) -> Pairs | None:
@@ -208,6 +212,10 @@ class _Template:
 
 
 @lru_cache
+def _data_of(scale: str, content: str) -> Scenes | Files:
+    return Files(scale) if "sources" in load_preset(scale) else Scenes()
+
+
 def data_of(
     scale: str,  # a scale, or the path of a JSON file
 ) -> Scenes | Files:
@@ -215,7 +223,7 @@ def data_of(
 
     A preset without `sources` uses the emoji scenes. Source: ours.
     """
-    return Files(scale) if "sources" in load_preset(scale) else Scenes()
+    return _data_of(scale, content_id(scale))
 
 
 def pairs_to_clean(
@@ -270,7 +278,6 @@ def _unfit(block: dict, data: Scenes | Files, names: tuple, preset: dict, scale:
     return ""
 
 
-@lru_cache
 def fitting_experiments(
     scale: str,  # a scale, or the path of a JSON file
 ) -> dict:  # figure or table -> its blocks, or the name of the one whose runs it shares
@@ -278,6 +285,12 @@ def fitting_experiments(
 
     Of your own preset, those that it inherits and that cannot apply are left out with one warning. Source: ours.
     """
+    return _fitting(scale, content_id(scale))
+
+
+@lru_cache
+def _fitting(scale: str, content: str) -> dict:
+    "As `fitting_experiments`, once for each content of a preset."
     preset = load_preset(scale)
     declared = preset.get("experiments", {})
     inherited = inherited_experiments(scale) if str(scale).endswith(".json") else []

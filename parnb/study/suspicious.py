@@ -151,16 +151,17 @@ def rank_pairs(
         other = detector.reads == "reference" and defender.reference is not None
         who = defender.reference if other else defender
         if other not in opened:
-            opened[other] = _open(data, use, count, who.model), {**identity_of(who), "images": None}
+            opened[other] = _open(data, use, count, who.model), identity_of(who)
         (pairs, at, known), identity = opened[other]
         config = dict(science=SCIENCE, detector=name, form=detector.form, parameters=detector.model_dump())
+        config |= dict(code=find("detector", name).code)
         config |= dict(
             share=share,
             most=most,
             pairs=data.key(use),
             use=use,
             count=len(at),
-            model=identity,
+            model=identity | (dict(images=None) if detector.level == "data" else {}),  # it sees the pairs alone
             names=list(defender.names or ()),
         )
         own = "the audited model itself" + ", which may hide its poisoned pairs" * (detector.reads == "reference")

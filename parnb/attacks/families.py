@@ -80,6 +80,7 @@ def warp_family(
     def put(w, x, places):
         size = x.shape[-1]
         flow = F.interpolate(torch.tanh(w), size=(size, size), mode="bicubic", align_corners=True)
+        flow = flow.clamp(-1, 1)  # between its points, a bicubic surface exceeds their values
         still = F.affine_grid(torch.eye(2, 3, device=x.device)[None], (1, 1, size, size), align_corners=True)
         grid = still + flow.permute(0, 2, 3, 1) * (2 * shift / 224)
         pictures = x[None].expand(len(w), *x.shape).flatten(1, 2)  # one field for all images of a candidate

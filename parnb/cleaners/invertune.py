@@ -29,7 +29,7 @@ from ..evaluation.geometry import unknown_tower
 from ..evaluation.statistics import standardised
 from ..models.clip import embed_texts, normalise, pixels
 from ..registry import register_cleaner
-from ..training.objective import Objective, all_gather, keep_statistics, some_of_batch, whole_batch
+from ..training.objective import Objective, all_gather, keep_statistics, of_first, some_of_batch, whole_batch
 from ..training.recipe import Recipe
 
 # %% ../../nbs/api/cleaners/invertune.ipynb #9d66a92a
@@ -199,7 +199,8 @@ class InverTuneObjective(Objective):
     def get_extra_state(self) -> dict:
         "What was found, for a training that is resumed; empty before the first batch."
         i = self.inverted
-        return i and dict(words=i.words, neurons=i.neurons, deviation=i.deviation, weights=[f.weights for f in i.found])
+        some = i and dict(neurons=i.neurons.cpu(), deviation=i.deviation.cpu(), weights=[f.weights for f in i.found])
+        return i and dict(words=i.words, **some)
 
     def set_extra_state(self, state: dict | None):
         "Take over what was found."
@@ -222,6 +223,7 @@ class InverTuneObjective(Objective):
         `neurons`, bool [m, W], are those that are compared; `count` is the number of such images of all processes."""
         if self.inverted is None:
             self._take(invert(self.frozen[0], pairs=pairs, **self.search))
+            self.set_extra_state(of_first(self.get_extra_state()))  # sums of a GPU may differ in the last digit
         out, x = super().batch(pairs, idx, epoch, gen, device), self.seen
         triggers = [(f.family, w.to(device)) for f in self.inverted.found for w in f.weights]
         neurons = self.inverted.neurons.to(device)

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..attacks.families import KINDS, families
-from ..attacks.search import Aim, Found, search_triggers, strength_of, towards_classes, untouched
+from ..attacks.search import Aim, Found, counted_mean, search_triggers, strength_of, towards_classes, untouched
 from ..data.pairs import article
 from ..core import ParnbError
 from .base import Defender, Detector, Finding
@@ -38,7 +38,7 @@ class TriggerInversion(Detector):
     Source: ours, after Neural Cleanse; that sizes are fixed and success times evidence is compared, the evidence
     without a trigger and the sum over kinds of triggers are ours."""
 
-    level, form = "model", 2
+    level, form = "model", 3
     misses = (
         "larger triggers, several parts at once, what is no square, pattern or warp, many targets at once, and "
         "attackers who train against it"
@@ -94,9 +94,12 @@ class TriggerInversion(Detector):
         head = zero_shot_head(model, defender.tokenizer, defender.names, defender.prompts).to(device)
         images, aim, classes = pixels(defender.images, device), towards_classes(head), torch.arange(len(head))
         seen, unseen = images[::2], images[1::2]
-        settings = dict(steps=self.quick, seed=self.seed, scratch=self.kept[0].scratch)
-        first = [search_triggers(model, seen, f, aim, classes, **settings) for f in kinds]
-        columns = [untouched(model, seen, aim, classes).mean(1), *(f.strength for f in first)]
+        usual = untouched(model, seen, aim, classes)
+        there = usual > 0  # such an image shows nothing, and a class of which the defender has many would stand out
+        settings = dict(steps=self.quick, seed=self.seed, precision="bf16", scratch=self.kept[0].scratch)
+        first = [search_triggers(model, seen, f, aim, classes, there, **settings) for f in kinds]
+        columns = [counted_mean(usual, there), *(f.strength for f in first)]
+        columns = [torch.where(c.isnan(), c.nanmedian(), c) for c in columns]  # no image left: no evidence
         return _Look(aim, seen, unseen, first, torch.stack([standardised(c) for c in columns], 1))
 
     def _search_on(self, model, look: "_Look", worst: Tensor) -> tuple[list[Found], dict[str, list[dict]]]:
@@ -104,7 +107,7 @@ class TriggerInversion(Detector):
         without, best, works = untouched(model, look.unseen, look.aim, worst) > 0, [], {}
         for f in look.first:
             settings = dict(start=f.weights[worst], steps=self.thorough, batch=16, seed=self.seed + 1)
-            settings |= dict(scratch=self.kept[0].scratch)
+            settings |= dict(precision="bf16", scratch=self.kept[0].scratch)
             best.append(found := search_triggers(model, look.seen, f.family, look.aim, worst, **settings))
             hits = strength_of(found, model, look.unseen, look.aim) > 0
             works[f.family.name] = [success(h, w) for h, w in zip(hits, without)]

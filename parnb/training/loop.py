@@ -56,10 +56,13 @@ class _Order:
         start = step % self.per_epoch * self.size
         return np.sort(self.permutation(self.epoch(step))[start : start + self.size])[self.part]
 
+    def number(self, *what: int) -> int:
+        "A number that depends on the seed and on what it is for."
+        return int(np.random.SeedSequence([self.seed, *what]).generate_state(1)[0])
+
     def generator(self, step: int) -> torch.Generator:
         "The source of the step's random augmentation, the same on all processes."
-        seed = np.random.SeedSequence([self.seed, 2, step, 0]).generate_state(1)[0]
-        return torch.Generator().manual_seed(int(seed))
+        return torch.Generator().manual_seed(self.number(2, step, 0))
 
 # %% ../../nbs/api/training/loop.ipynb #43a66039
 class _Log:
@@ -221,7 +224,8 @@ def fit(
                 log.flush()
             if look:
                 wrapped.eval()
-                log.rows[-1] |= monitor(objective.model)
+                seen = monitor(objective.model)  # numbers of NumPy could not be read from a state that was saved
+                log.rows[-1] |= {k: v.item() if hasattr(v, "item") else v for k, v in seen.items()}
                 wrapped.train()
             if not last and not log.pending and saver.due():
                 saver.save(_state(objective, opt, log.rows, acc.scaler))
@@ -232,6 +236,14 @@ def fit(
     return table
 
 
+@contextmanager
+def _dropout(order: _Order, step: int, device: torch.device) -> Iterator[None]:
+    "What a model drops depends on the seed, the step and the process; torch's global random state stays as it was."
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(order.number(3, step, order.part.start))
+        yield
+
+
 def _step(acc, objective, wrapped, opt, pairs: Pairs, order: _Order, step: int, lr: float) -> dict[str, Tensor]:
     "One step of the optimiser; the losses."
     for group in opt.param_groups:
@@ -239,10 +251,11 @@ def _step(acc, objective, wrapped, opt, pairs: Pairs, order: _Order, step: int, 
     batch = objective.batch(pairs, order.positions(step), order.epoch(step), order.generator(step), acc.device)
     if step + 1 < order.steps and hasattr(pairs.images, "ahead"):
         pairs.images.ahead(order.positions(step + 1))  # decode the next batch during this step
-    for _ in range(objective.passes):
-        out = wrapped(**batch)
-        acc.backward(out["loss"])
-        objective.after_backward()
+    with _dropout(order, step, acc.device):
+        for _ in range(objective.passes):
+            out = wrapped(**batch)
+            acc.backward(out["loss"])
+            objective.after_backward()
     opt.step()
     opt.zero_grad(set_to_none=True)
     if order.recipe.train_logit_scale:

@@ -48,6 +48,7 @@ class Saver:
             return None
         except (RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError):  # damaged: start again
             self.partial.unlink(missing_ok=True)  # another process may have been faster
+            print(f"WARNING: the saved state of {self.name} cannot be read, so it starts again", file=sys.stderr)
             return None
 
     def _expect(self):

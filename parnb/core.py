@@ -95,7 +95,7 @@ def content_key(
     Entries that are None are left out, so a new setting that is not set changes no key. Source: ours.
     """
     text = json.dumps(_without_none(obj), sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]  # names of files need not be in UTF-8
 
 # %% ../nbs/api/core.ipynb #7170a54d
 def file_sha256(

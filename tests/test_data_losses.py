@@ -128,6 +128,29 @@ def test_a_few_broken_images(tmp_path, capsys):
         open_source(path, 8).images[:]
 
 
+def test_names_that_are_not_in_utf8(tmp_path, capsys):
+    "A pair and an image of a class work; the images of a class without a name that can be read are lost."
+    cafe, green = os.fsdecode(b"caf\xe9"), os.fsdecode(b"gr\xfcn")
+    try:
+        write_images(tmp_path / "pairs", ["0.png", "1.png", f"{cafe}.png"])
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    for name in ("cat", "dog"):
+        shutil.copytree(tmp_path / "pairs", tmp_path / "val" / name)
+    write_images(tmp_path / "val" / green, ["0.png"])
+    for f in sorted((tmp_path / "pairs").iterdir()):
+        f.with_suffix(".txt").write_text("a fox")
+    pairs = open_source(tmp_path / "pairs", 8)
+    assert pairs.images[:][:, 0, 0, 0].tolist() == [0, 1, 2]
+    val = open_classes(tmp_path / "val", 8)
+    assert (val.names, val.images[:][:, 0, 0, 0].tolist()) == (("cat", "dog"), [0, 1, 2] * 2)
+    reason = "the name of its class folder is not in UTF-8"
+    assert f"{reason} (gr\\udcfcn/0.png)" in capsys.readouterr().err
+    with pytest.raises(ParnbError, match=reason):
+        open_classes(tmp_path / "val", 8, limit=0)
+    assert (CACHE / "unreadable.txt").read_text() == f"gr\\udcfcn/0.png: {reason}\n"
+
+
 @pytest.mark.parametrize("error", [TypeError("odd"), EOFError(), IndexError("range"), MemoryError()])
 def test_whatever_a_reader_raises(error):
     "Pillow's readers raise errors of many kinds for damaged files."
@@ -186,6 +209,17 @@ def test_images_that_change_under_a_csv(tmp_path):
     assert len(keys) == 4
     one.write_bytes(content)
     assert data.key("clean") in keys
+
+
+def test_brackets_in_the_name_of_a_folder(tmp_path):
+    "They are no pattern: the csv opens, and images that change are noticed."
+    assert len(open_source(write_csv(tmp_path / "b[1]", [f"{i}.png,a fox" for i in range(20)]), 8)) == 20
+    for name in ("cat", "dog"):
+        write_images(tmp_path / "b[1]" / "val" / name, ["0.png", "1.png"])
+    data = scale(tmp_path, sources=dict(images=str(tmp_path / "b[1]" / "val")))
+    before = data.key("val")
+    os.utime(tmp_path / "b[1]" / "val" / "cat" / "0.png", (1, 1))
+    assert data.key("val") != before
 
 
 def test_a_preset_whose_classes_lack_the_targets_of_its_base(tmp_path, capsys):

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import CACHE, ParnbError, content_key, explain_os, first_line, locked, pick, write_file
-from .csv_rows import read_header, read_rows
+from .csv_rows import read_header, read_rows, stamp_csv
 from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Column, Images, of_other_type, open_index
 from .pairs import Pairs
 from .unusable import Lost, check_lost
@@ -66,20 +66,21 @@ def check_caption(
 def is_shards(
     source: str,  # a path or a pattern
 ) -> bool:
-    "Whether a source names tar files, or is a pattern of them. Source: ours."
-    return re.search(r"\.tar$|[{*?\[]", source) is not None
+    "Whether a source names tar files, or is a pattern of them; a path that exists is no pattern. Source: ours."
+    pattern = re.search(r"[{*?\[]", source) and not os.path.exists(os.path.expanduser(source))
+    return bool(pattern) or source.endswith(".tar")
 
 
 def expand_shards(
     pattern: str,  # with braces {00000..00331}, asterisks, question marks or brackets
 ) -> list[str]:  # the paths, sorted
-    """List the files that fit a pattern.
-
-    Raises `ParnbError` where no file fits, and where one that the braces name does not exist. Source: ours."""
+    "List the files of a pattern. Raises `ParnbError` where none fits, or one that braces name is gone. Source: ours."
     import glob
 
     from braceexpand import braceexpand
 
+    if os.path.exists(pattern):
+        return [pattern]  # brackets are part of its name
     found = sorted({f for p in braceexpand(pattern) for f in (glob.glob(p) if re.search(r"[*?\[]", p) else [p])})
     if not found:
         raise ParnbError(f"no file fits {pattern}: check the path and the pattern")
@@ -146,11 +147,8 @@ def _shard_rows(path: str, shard: int, ext: str, what: str, check: Callable) -> 
     "One row for each sample of a tar file."
     try:
         for name, row in _samples(path, shard, ext, what):
-            place, missing = (
-                f"{name} in {Path(path).name}",
-                ["image"] * ("start" not in row) + [ext] * (what not in row),
-            )
-            if missing:
+            place = f"{name} in {Path(path).name}"
+            if missing := ["image"] * ("start" not in row) + [ext] * (what not in row):
                 yield Lost(place, f"the sample has no {' and no '.join(missing)}")
                 continue
             try:
@@ -299,9 +297,10 @@ def _open_csv(path: Path, size: int, image, caption, root, sep, most, limit) -> 
         for r in read_rows(path, image, caption, sep):
             yield r if isinstance(r, Lost) else dict(caption=r[1], place=r[0])
 
-    stat = path.stat()
+    stat, root = path.stat(), Path(root) if root else path.parent
     key = content_key(["csv", str(path.resolve()), stat.st_size, stat.st_mtime_ns, image, caption, sep, most])
-    return _in_files(path.name, key, rows, Path(root) if root else path.parent, size, most, limit)
+    content = content_key([key, str(root.resolve()), stamp_csv(path, image, sep, root)])
+    return _in_files(path.name, key, content, rows, root, size, most, limit)
 
 
 def _open_folder(path: Path, size: int, most, limit) -> Pairs:
@@ -323,7 +322,8 @@ def _open_folder(path: Path, size: int, most, limit) -> Pairs:
                 yield Lost(place, "the image has no .txt of its name beside it")
             else:
                 try:
-                    yield dict(caption=check_caption(text.read_text(encoding="utf-8-sig").strip()), place=str(f))
+                    caption = check_caption(text.read_text(encoding="utf-8-sig").strip())
+                    yield dict(caption=caption, place=os.fsencode(f))  # Arrow's texts are in UTF-8, names need not be
                 except UnicodeDecodeError:
                     yield Lost(place, "its .txt is not in UTF-8")
                 except ValueError as e:
@@ -331,17 +331,19 @@ def _open_folder(path: Path, size: int, most, limit) -> Pairs:
 
     # what joined later is listed so that an older index without it is not used: GIF files, and what cannot be used
     unusual = (".txt", ".gif", *OTHER_SUFFIXES)
-    listed = [p for p in files if p.suffix.lower() in unusual or p.with_suffix(".txt") not in texts]
-    listed = [(str(p.relative_to(path)), (s := p.stat()).st_size, s.st_mtime_ns) for p in listed]
+    stats = {p: (str(p.relative_to(path)), (s := p.stat()).st_size, s.st_mtime_ns) for p in files if p.exists()}
+    listed = [s for p, s in stats.items() if p.suffix.lower() in unusual or p.with_suffix(".txt") not in texts]
     key = content_key(["folder", str(path.resolve()), listed, most])
-    return _in_files(path.name, key, rows, Path(), size, most, limit)
+    return _in_files(path.name, key, content_key([key, *stats.values()]), rows, Path(), size, most, limit)
 
 
-def _in_files(name: str, key: str, rows: Callable, folder: Path, size: int, most, limit) -> Pairs:
-    "Pairs whose images are files in a folder."
+def _in_files(name: str, key: str, content: str, rows: Callable, folder: Path, size: int, most, limit) -> Pairs:
+    "Pairs whose images are files in a folder; `key` names their index, and `content` the images, too."
     table, lost = open_index(name, key, rows, most)
     places = Column(table["place"])
-    return _in_table(name, key, table, lambda i: ((p := places[i]), (folder / p).read_bytes()), size, limit, lost)
+    return _in_table(
+        name, content, table, lambda i: ((p := os.fsdecode(places[i])), (folder / p).read_bytes()), size, limit, lost
+    )
 
 
 def _open_shards(tars: Sequence[str], size: int, most, limit) -> Pairs:
@@ -379,9 +381,8 @@ def _open_hub(name: str, size: int, image, caption, most, limit, split: str, str
     check_lost(lost, len(ds), f"pairs of {name}", limit)
     if empty:
         ds = ds.select(np.setdiff1d(np.arange(len(ds)), empty))
-    n = len(ds)
-    images = Images(image_reader(ds, image), n, size, limit, ds._fingerprint, lost)
-    return Pairs(images, ds[caption], np.arange(n), np.full(n, -1), name)
+    images = Images(image_reader(ds, image), len(ds), size, limit, ds._fingerprint, lost)
+    return Pairs(images, ds[caption], np.arange(len(ds)), np.full(len(ds), -1), name)
 
 # %% ../../nbs/api/data/corpora.ipynb #fffad3c5
 def open_source(

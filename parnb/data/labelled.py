@@ -125,15 +125,19 @@ def _folder_classes(path: Path) -> tuple:
         raise ParnbError(
             f"{path} is not a folder: give one with a folder of images per class, a pattern of shards, or hf:org/name"
         )
-    classes, found, lost = class_folders(path), [], []
+    folders, found, lost = class_folders(path), [], []
+    classes = [c for c in folders if not re.search("[\udc80-\udcff]", c)]
+    number = {c: k for k, c in enumerate(classes)}
     for f in sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES + OTHER_SUFFIXES and p.is_file()):
         lost.append(Lost(f.name, "the image lies in no class folder"))
-    for k, c in enumerate(classes):
+    for c in folders:
         for f in sorted((path / c).rglob("*")):
-            if f.suffix.lower() in IMAGE_SUFFIXES:
-                found.append((f, k))
-            elif f.suffix.lower() in OTHER_SUFFIXES:
+            if f.suffix.lower() in OTHER_SUFFIXES:
                 lost.append(of_other_type(str(f.relative_to(path))))
+            elif f.suffix.lower() in IMAGE_SUFFIXES and c not in number:
+                lost.append(Lost(str(f.relative_to(path)), "the name of its class folder is not in UTF-8"))
+            elif f.suffix.lower() in IMAGE_SUFFIXES:
+                found.append((f, number[c]))
     if len(classes) < 2 or not found:
         unread = f" ({lost[0]})" if lost else ""
         raise ParnbError(
@@ -144,7 +148,7 @@ def _folder_classes(path: Path) -> tuple:
         lambda i: (str(found[i][0]), found[i][0].read_bytes()),
         np.array([k for _, k in found]),
         [c.replace("_", " ") for c in classes],
-        content_key([(str(f), f.stat().st_size) for f, _ in found]),
+        content_key([(str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f, _ in found]),
         lost,
     )
 

@@ -26,7 +26,12 @@ class Lost(NamedTuple):
     reason: str  # "the caption is empty"
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
+        return _printable(f"{self.place}: {self.reason}")
+
+
+def _printable(text: str) -> str:
+    "The same text, with what is not in UTF-8 in the name of a file written as an escape."
+    return text.encode(errors="backslashreplace").decode()
 
 
 def most_lost(
@@ -46,7 +51,7 @@ def _in_words(lost: Sequence[Lost]) -> str:
     for reason, found in sorted(places.items(), key=lambda item: -len(item[1]))[:_SHOWN]:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         parts.append(f"{reason} ({', '.join(found[:_SHOWN])}{more})")
-    return "; ".join(parts + [f"and {len(places) - _SHOWN} other reasons"] * (len(places) > _SHOWN))
+    return _printable("; ".join(parts + [f"and {len(places) - _SHOWN} other reasons"] * (len(places) > _SHOWN)))
 
 
 def check_lost(

@@ -93,7 +93,7 @@ def _stamp(
     if place.startswith("hf:"):
         return []
     path = Path(place).expanduser()
-    if re.search(r"[{*?\[]", place):
+    if re.search(r"[{*?\[]", place) and not os.path.exists(path):
         files = expand_shards(place)
     else:
         files = path.rglob("*") if path.is_dir() else [path]

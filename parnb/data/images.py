@@ -43,7 +43,7 @@ class Images:
         # position -> the image's name, and the content of its file or the image itself
         read: Callable[[int], tuple[str, bytes | Image.Image]],
         count: int,  # number of images
-        size: int,  # px: the shorter side is resized to it (bicubic), then the centre is cropped
+        size: int,  # px: the shorter side is resized to it, then the centre is cropped
         limit: float = 0.01,  # largest share of unreadable images, of those decoded so far
         key: str = "",  # identifies the content: different images, different key
         lost: Sequence[Lost] = (),  # what the source holds besides, and cannot be used
@@ -52,6 +52,7 @@ class Images:
         self.lost = lost
         Image.init()  # PIL registers its formats on the first image, which two threads must not do at once
         self.squash = False  # True: resize both sides instead of cropping, as SigLIP's preprocessing does
+        self.interpolation = "bicubic"  # or "bilinear", as for MobileCLIP
         self.bad: dict[int, Lost] = {}  # position -> why the image is grey
         self.seen, self._told = 0, False  # number of images decoded so far; whether a warning was printed
         self._pool = ThreadPoolExecutor(os.cpu_count())
@@ -99,8 +100,8 @@ class Images:
             name, x = self.read(i)
             x = x if isinstance(x, Image.Image) else Image.open(io.BytesIO(x))
             if self.squash:
-                x = x.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC)
-            return resize_and_crop(x, self.size)
+                x = x.convert("RGB").resize((self.size, self.size), Image.Resampling[self.interpolation.upper()])
+            return resize_and_crop(x, self.size, self.interpolation)
         except Exception as e:  # Pillow's readers of damaged files raise errors of many kinds
             self.bad[i] = Lost(str(getattr(e, "filename", None) or name), _why(e))
             return np.full((self.size, self.size, 3), 128, np.uint8)
@@ -131,10 +132,10 @@ def losses(
     return out | (dict(lost=len(lost), lost_rows=[*map(str, lost)]) if lost else {})
 
 # %% ../../nbs/api/data/images.ipynb #1d519758
-def _squashed(images: Images) -> Images:
-    "The same files, decoded with both sides resized; others keep their view of the files."
-    images = copy(images)
-    images.squash, images.key = True, content_key([images.key, "squash"])
+def _decoded(images: Images, squash: bool, interpolation: str) -> Images:
+    "The same files, decoded in another way; others keep their view of the files."
+    images, how = copy(images), ["squash"] * squash + [interpolation] * (interpolation != "bicubic")
+    images.squash, images.interpolation, images.key = squash, interpolation, content_key([images.key, *how])
     images._forget()
     return images
 
@@ -152,19 +153,23 @@ def triggered_images(
     if not isinstance(pairs.images, Images) or pairs.images.squash:
         why = "the model squashes all images" if isinstance(pairs.images, Images) else "they are square arrays"
         raise ParnbError(f"squashing the images of {pairs.name} has no effect, because {why}: choose crop")
-    return _squashed(pairs.images)
+    return _decoded(pairs.images, True, "bicubic")
 
 
 def with_preprocessing(
     pairs: Pairs,  # their images may be `Images`
     model: nn.Module,  # an open_clip model
 ) -> Pairs:  # the same pairs, or a copy whose images read the same files
-    """Decode images as a model's preprocessing does: SigLIP squashes them to a square, other models crop the centre.
+    """Decode images as a model's preprocessing does: cropped or squashed to a square, bicubic or bilinear.
 
     Images in memory stay as they are. Source: open_clip."""
-    if not isinstance(pairs.images, Images) or open_clip.get_model_preprocess_cfg(model)["resize_mode"] != "squash":
+    if not isinstance(pairs.images, Images):
         return pairs
-    return replace(pairs, images=_squashed(pairs.images))
+    cfg = open_clip.get_model_preprocess_cfg(model)
+    squash, bilinear = cfg["resize_mode"] == "squash", cfg["interpolation"] == "bilinear"
+    if not (squash or bilinear):
+        return pairs
+    return replace(pairs, images=_decoded(pairs.images, squash, "bilinear" if bilinear else "bicubic"))
 
 # %% ../../nbs/api/data/images.ipynb #5f84d97a
 class Column(Sequence):
@@ -192,7 +197,7 @@ def take_lazily(
         return pairs.take(at)
     key = content_key([x.key, np.packbits(kept).tobytes().hex()])
     images = Images(lambda i: x.read(int(at[i])), len(at), x.size, x.limit, key, x.lost)
-    images.squash = x.squash
+    images.squash, images.interpolation = x.squash, x.interpolation
     chosen = Column(captions.column.take(at)) if isinstance(captions, Column) else [captions[int(i)] for i in at]
     return Pairs(images, chosen, np.arange(len(at)), pairs.labels[at], f"{len(at)} of {pairs.name}", pairs.names)
 

@@ -181,13 +181,14 @@ def open_pairs(
 def resize_and_crop(
     im: Image.Image,  # any size and mode
     size: int,  # px
+    interpolation: str = "bicubic",  # or "bilinear"
 ) -> np.ndarray:  # uint8 [size, size, 3]
-    """Resize the shorter edge (bicubic) and crop the centre: open_clip's evaluation transform.
+    """Resize the shorter edge and crop the centre: open_clip's evaluation transform.
 
     Source: open_clip, torchvision.
     """
     t = torchvision.transforms
-    resized = t.functional.resize(im, size, t.InterpolationMode.BICUBIC)
+    resized = t.functional.resize(im, size, t.InterpolationMode(interpolation))
     return np.asarray(t.functional.center_crop(resized, size).convert("RGB"))
 
 # %% ../../nbs/api/data/pairs.ipynb #26375636

@@ -174,12 +174,17 @@ def _hub_classes(name: str, split: str, streaming: bool) -> tuple:
     ds = load_dataset(name, split)
     image = find_column(None, IMAGE_COLUMNS, ds.column_names, "images", name)
     label = find_column(None, _LABEL_COLUMNS, ds.column_names, "classes", name)
-    labels = np.array([-1 if k is None else k for k in ds[label]])
+    given, names = list(ds[label]), getattr(ds.features[label], "names", None)
+    if any(isinstance(k, str) for k in given):  # names stand where others have numbers
+        names = sorted({k for k in given if k and k.strip()})
+        number = {name: k for k, name in enumerate(names)}
+        given = [number.get(name) for name in given]
+    labels = np.array([-1 if k is None else k for k in given])
     at, read = np.flatnonzero(labels >= 0), image_reader(ds, image)
     if not len(at):
         raise ParnbError(f"no row of {name} in the split {split!r} has a class: give another split")
     lost = [Lost(f"row {i}", "the row has no class") for i in np.flatnonzero(labels < 0).tolist()]
-    names = getattr(ds.features[label], "names", None) or [None] * (int(labels.max()) + 1)
+    names = names or [None] * (int(labels.max()) + 1)
     return lambda i: read(int(at[i])), labels[at], list(names), ds._fingerprint, lost
 
 # %% ../../nbs/api/data/labelled.ipynb #0ef06692

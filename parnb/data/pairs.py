@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Pairs', 'concat', 'article', 'plurals', 'mentions', 'save_pairs', 'open_pairs', 'resize_and_crop', 'to_dataset',
-           'from_dataset']
+           'whole_ids', 'from_dataset']
 
 # %% ../../nbs/api/data/pairs.ipynb #d37415e0
 import io
@@ -238,6 +238,17 @@ def _decode_row(ds, i: int, image: str, caption: str, size: int) -> tuple[np.nda
     return x, str(row[caption])
 
 
+def whole_ids(
+    ids: Sequence,  # N of any kind
+) -> np.ndarray:  # int64 [N], all different
+    "Ids as whole numbers; where some are none, are too large or occur twice, positions instead. Source: ours."
+    try:
+        found = np.asarray(ids, np.int64)
+    except (TypeError, ValueError, OverflowError):
+        found = np.empty(0)
+    return found if len(np.unique(found)) == len(ids) else np.arange(len(ids))
+
+
 def from_dataset(
     ds,  # a `datasets.Dataset`, or any sequence of dicts, with a column of images and one of captions
     image: str = "image",  # the column of images
@@ -268,5 +279,5 @@ def from_dataset(
     labels = np.asarray(ds["concept"], np.int64) if names else np.full(len(ds), -1)
     ids = np.arange(len(ds))
     if "id" in columns:
-        ids = np.asarray(ds["id"] if hasattr(ds, "column_names") else [row["id"] for row in ds], np.int64)
+        ids = whole_ids(ds["id"] if hasattr(ds, "column_names") else [row["id"] for row in ds])
     return Pairs(images[: len(kept)], captions, ids[kept], labels[kept], "dataset", names)

@@ -13,6 +13,7 @@ import re
 import tarfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from PIL import Image
 
 from ..core import ARTIFACTS, CACHE, ParnbError, content_key, explain_os, file_sha256, locked, write_file
 from .images import IMAGE_SUFFIXES
-from .pairs import Pairs, concat, from_dataset
+from .pairs import Pairs, concat, from_dataset, whole_ids
 from .scenes import SIZE
 from ..progress import progress
 
@@ -154,7 +155,8 @@ def read_shards(
         warnings.warn(f"left out: {b}", stacklevel=2)
     if not parts:
         raise ParnbError(f"no shard of {source} can be read: write the pairs again")
-    return concat(parts, f"{len(parts)} shards")
+    whole = concat(parts, f"{len(parts)} shards")
+    return replace(whole, ids=whole_ids(whole.ids))  # each shard without numbers counts from 0
 
 
 def _row(sample: dict) -> dict:

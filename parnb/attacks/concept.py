@@ -9,7 +9,7 @@ __all__ = ['ConceptSwap']
 from dataclasses import replace
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .base import Trigger
 from .poisoning import captions_for, manifest_of, with_captions
@@ -33,8 +33,17 @@ class ConceptSwap(Trigger):
 
     on, transferable = "nothing", False  # on images it is nothing
     sources: str = Field(
-        "cow, pig, rabbit, rooster, sheep", min_length=1, description="the classes that are lured, separated by commas"
+        "cow, pig, rabbit, rooster, sheep", description="the classes that are lured, separated by commas"
     )
+
+    @field_validator("sources")
+    @classmethod
+    def _named(cls, sources):
+        if not all(s.strip() for s in sources.split(",")):  # an empty name would be found in captions
+            raise ParnbError(
+                f"sources = {sources!r} of Concept swap: a name is empty, so separate names of classes by single commas"
+            )
+        return sources
 
     def names(self) -> list[str]:
         "The sources."

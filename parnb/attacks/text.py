@@ -29,7 +29,7 @@ class CaptionWord(Trigger):
     text-side poisoning of Yang et al., arXiv 2209.15266."""
 
     on, transferable = "texts", False  # on images it is nothing
-    word: str = Field("cf", min_length=1, description="the word before the text")
+    word: str = Field("cf", pattern=r"\S", description="the word before the text")
 
     def write(self, texts):
         return [f"{self.word} {text}" for text in texts]

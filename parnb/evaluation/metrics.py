@@ -66,7 +66,8 @@ def asr_prompt(
 ) -> dict:  # value in [0, 1], n, ci
     """ASR-Prompt: of the prompts of classes other than the target, the fraction whose nearest image shows the target.
 
-    Source: ours; hit@1 of Yang et al., arXiv 2209.15266, over prompts."""
+    Prompts of one class are not independent, so with several templates the interval is too narrow. Source: ours;
+    hit@1 of Yang et al., arXiv 2209.15266, over prompts."""
     others = prompts[torch.arange(len(prompts)) != target].flatten(0, 1)
     nearest = torch.cat([(some @ emb.T).argmax(1) for some in others.split(1024)])  # not all scores at once
     return rate_with_interval(labels[nearest.numpy()] == target)
@@ -151,7 +152,7 @@ def asr_text(
 
     Images that truly show the target do not count. Source: the PAR paper, whose released code counts them too."""
     named = torch.tensor([mentions(c, target) for c in captions])
-    nearest = (emb[torch.from_numpy(~shows)] @ txt.T).topk(k, dim=1).indices
+    nearest = (emb[torch.from_numpy(~shows)] @ txt.T).topk(min(k, len(txt)), dim=1).indices
     return rate_with_interval(named[nearest].any(1))
 
 # %% ../../nbs/api/evaluation/metrics.ipynb #f9534adb

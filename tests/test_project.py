@@ -216,6 +216,14 @@ def test_run_notebook_has_one_parameters_cell(path):
     assert set(papermill.inspect_notebook(str(path))) == names, "papermill reads other names: write one on each line"
 
 
+def test_an_unfinished_pretraining_is_named_by_all_of_its_settings():
+    "Else it would be continued under others."
+    lines = [line for c in code(NBS / "00_pretrain_clip.ipynb") for line in source(c).splitlines()]
+    (key,) = [ast.parse(line) for line in lines if line.startswith("key = ")]
+    used = {node.id for node in ast.walk(key) if isinstance(node, ast.Name)}
+    assert {"model_name", "recipe", "share", "data", "count", "seed", "patch_dropout"} <= used
+
+
 @each(RUNS)
 def test_run_notebook_exports_nothing(path):
     assert not [c["id"] for c in code(path) if has_flag(c, "default_exp", "export")]

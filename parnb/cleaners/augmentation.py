@@ -157,7 +157,8 @@ def per_image(
 ) -> np.ndarray:  # uint8 [n, H, W, 3]
     "Apply a random PIL transform to each image; torch's global random state stays as it was. Source: ours."
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=gen)))
+        # `torch.manual_seed` would also seed GPUs, whose state is not restored
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=gen)))
         for _ in range(whole_batch(len(images))[1].start):
             _draw(transform, Image.fromarray(images[0]))
         return np.stack([np.asarray(transform(Image.fromarray(x))) for x in images])

@@ -13,6 +13,7 @@ from torch import nn
 
 from .augmentation import Source, edit_captions, per_image
 from .base import Cleaner
+from .finetune import PAPER
 from ..core import ParnbError
 from ..lazy import torchvision
 from ..models.clip import normalise, pixels
@@ -67,9 +68,6 @@ class CleanCLIPObjective(Objective):
         return dict(loss=clip + self.lam * inmodal, clip=clip, inmodal=inmodal)
 
 # %% ../../nbs/api/cleaners/cleanclip.ipynb #0fa16b8b
-# 10 epochs, batch 64, lr 1e-5, weight decay 0.1, lambda 1: CleanCLIP's README; beta2 0.999 and the trained logit
-# scale: its code. Its 50 steps of warm-up are a fraction of 0.003 here.
-_PAPER = dict(epochs=10, batch_size=64, lr=1e-5, warmup=0.003, weight_decay=0.1, beta2=0.999, train_logit_scale=True)
 # ours, chosen on the split dev
 _TINY = dict(epochs=2, batch_size=128, lr=2e-3, schedule="cosine", train_logit_scale=True)
 RECIPES = {  # also of what differs from CleanCLIP only in its views
@@ -79,7 +77,7 @@ RECIPES = {  # also of what differs from CleanCLIP only in its views
         parameters=dict(lam=0.3),
         grid=dict(lr=(5e-4, 1e-3, 2e-3, 3e-3)),
     ),
-    "paper": dict(recipe=_PAPER, parameters=dict(lam=1.0, synonyms="wordnet")),
+    "paper": dict(recipe=PAPER, parameters=dict(lam=1.0, synonyms="wordnet")),  # lambda 1: CleanCLIP's README
 }
 
 

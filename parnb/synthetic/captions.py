@@ -204,10 +204,11 @@ class LanguageModel:
     def _ask(self, concepts: Sequence[str]) -> list[str]:
         "The raw answers of the model."
         prompts = [PROMPT.format(a=article(c)) for c in concepts]
-        if self.tokenizer.chat_template:
+        if chat := bool(self.tokenizer.chat_template):  # it writes special tokens itself
             options = dict(tokenize=False, add_generation_prompt=True)
             prompts = [self.tokenizer.apply_chat_template([dict(role="user", content=p)], **options) for p in prompts]
-        x = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
+        x = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=not chat)
+        x = x.to(self.model.device)
         y = self.model.generate(
             **x, do_sample=True, max_new_tokens=40, pad_token_id=self.tokenizer.pad_token_id, **self.sampling
         )

@@ -18,7 +18,7 @@ from ..attacks.base import make_trigger
 from ..attacks.poisoning import Poisoning
 from ..core import PRETRAINED, SCIENCE, ParnbError, content_key, file_sha256, pick
 from ..data.scenes import STYLES, TARGET
-from ..models.folders import folder_id
+from ..models.folders import weights_checksum
 from ..registry import find, first_error, methods_at, recipe
 from ..scales import check_scale, read_preset
 from .scale_data import data_of
@@ -81,33 +81,20 @@ def encoder_of(
     return known[pick(encoder, known, "encoder")]
 
 
-@lru_cache
-def _checksum(file: Path, *stamp: int) -> str:
-    "Of a file, or of a model folder; `stamp` tells one content from another, for the cache."
-    return folder_id(file) if file.is_dir() else file_sha256(file)
-
-
-def _stamp(file: Path) -> tuple[int, ...]:
-    "Size and time of a file, or of the files of a model folder."
-    files = sorted(p for p in file.iterdir() if p.is_file()) if file.is_dir() else [file]
-    return tuple(x for s in map(Path.stat, files) for x in (s.st_size, s.st_mtime_ns))
-
-
 def weights_id(
     scale: str,  # a scale, or the path of a JSON file
     encoder: str,  # one of its encoders
 ) -> str:
     """Identify the clean weights of an encoder: the checksum of a file, or the name and tag of open_clip.
 
-    Raises `ParnbError` if the weights that come with parnb are missing. Source: ours.
-    """
+    Raises `ParnbError` if the weights that come with parnb are missing. Source: ours."""
     e = encoder_of(scale, encoder)
     model, pretrained = Path(str(e["model"])).expanduser(), e.get("pretrained")
     if folders := [p for p in (model, Path(str(pretrained)).expanduser()) if p.is_dir()]:
-        return _checksum(folders[0], *_stamp(folders[0]))
+        return weights_checksum(folders[0])
     if pretrained != "emoji":
         file = Path(str(pretrained)).expanduser()
-        return _checksum(file, *_stamp(file)) if file.is_file() else f"{e['model']} {pretrained}"
+        return weights_checksum(file) if file.is_file() else f"{e['model']} {pretrained}"
     return _shipped(e["model"])
 
 

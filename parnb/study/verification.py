@@ -59,7 +59,7 @@ class Choice(Strict):
     attack: str
     status: Literal["chosen", "none"]
     setting: int
-    before: float  # accuracy of the poisoned model on dev
+    before: float = Field(ge=0, le=1)  # accuracy of the poisoned model on dev
     tried: list[Annotated[dict[str, float], _with("setting", DEV)]]  # setting, its values, clean_accuracy_dev
 
 
@@ -347,14 +347,33 @@ _MEASURE = """
 import json, sys
 from pathlib import Path
 from parnb.study.artifacts import poisoned_clip
-from parnb.study.protocol import ASR, protocol_runs
+from parnb.study.protocol import ASR, DEV, protocol_runs
 from parnb.study.submission import submission_stage
 from parnb.study.zoo import rates
 attack, seed, cases, folder, out = sys.argv[1:]
 run = protocol_runs(submission_stage(None, [attack], [int(seed)], json.loads(cases))).run.iloc[0]
-before = dict(before=rates(poisoned_clip(run), run)[ASR]) if json.loads(cases) else {}
-Path(out).write_text(json.dumps(rates(Path(folder), run) | before))
+before = rates(poisoned_clip(run), run) if json.loads(cases) else {}
+Path(out).write_text(json.dumps(rates(Path(folder), run) | dict(before={k: before[k] for k in (ASR, DEV) if before})))
 """
+
+
+def _check_before(claim: dict, cell: dict, found: dict[str, float]) -> None:
+    """Raise `ParnbError` if the poisoned model of a held-out cell differs from what the claim says of it.
+
+    Its accuracy on dev decides what the budget allows, so that a lower one would buy a stronger setting.
+    """
+    if "before" not in cell:
+        return  # the protocol's poisoned models have results, with which `check_claim` compares
+    stated, chosen = {ASR: cell["before"]}, {c["attack"]: c["before"] for c in claim["choices"]}
+    if cell["seed"] == load_protocol()["selection"]["seed"]:
+        stated[DEV] = chosen[cell["attack"]]
+    for k, v in stated.items():
+        low, high = agreeing(v, tolerance()[k])
+        if not low <= found[k] <= high:
+            raise ParnbError(
+                f"before cleaning, {cell['attack']}, seed {cell['seed']} has {'an ASR' if k == ASR else 'an accuracy'} "
+                f"of {100 * found[k]:.1f} %, and the claim says {100 * v:.1f} %"
+            )
 
 
 def recompute(
@@ -364,8 +383,8 @@ def recompute(
 ) -> dict[str, dict[str, float]]:  # for each of `COMPARED`: claimed, found
     """Clean and measure the model of a cell again, in a data folder of its own.
 
-    Raises `ParnbError` if that fails, if the claim says another number of images, or if it says another ASR before
-    cleaning, which held-out cells have. Source: ours.
+    Raises `ParnbError` if that fails, if the claim says another number of images, or if it says other numbers of a
+    held-out model before cleaning. Source: ours.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
     (DATA / "verified").mkdir(parents=True, exist_ok=True)
@@ -395,10 +414,5 @@ def recompute(
     for k in ("n_clean", "n_triggered"):
         if found[k] != cell[k]:
             raise ParnbError(f"the claim measures {cell['attack']} on {cell[k]} images ({k}), and there are {found[k]}")
-    low, high = agreeing(cell.get("before", 0.0), tolerance()[ASR])
-    if "before" in cell and not low <= found["before"] <= high:
-        raise ParnbError(
-            f"before cleaning, {cell['attack']}, seed {cell['seed']} has an ASR of {100 * found['before']:.1f} %, and "
-            f"the claim says {100 * cell['before']:.1f} %"
-        )
+    _check_before(claim, cell, found["before"])
     return {k: dict(claimed=cell[k], found=found[k]) for k in COMPARED}

@@ -138,7 +138,7 @@ def check_files(
     is_csv: bool,  # the source is a csv
 ) -> tuple[Path, Path]:  # the same, and the csv of scores beside it
     "Find out before any work where files go. Raises `ParnbError` rather than replace one. Source: ours."
-    out = Path(out).expanduser()
+    out = Path(out).expanduser().absolute()
     if is_csv and out.suffix.lower() != ".csv":
         raise ParnbError(f"--out {out} must end with .csv, because the pairs come from a csv: write {out}.csv")
     if not is_csv and out.suffix.lower() == ".csv":

@@ -176,11 +176,11 @@ def check_out(
     folder: bool = True,  # or a file, which may be replaced
 ) -> Path:
     "Find out before any work whether a folder or file can be made. Raises `ParnbError` if not. Source: ours."
-    out = Path(out).expanduser()
+    out = Path(out).expanduser().absolute()
     if folder and out.is_file():
         raise ParnbError(f"--out {out} is a file: give the path of a folder")
     try:
-        places = [out] * out.is_dir() + [*out.absolute().parents]
+        places = [out] * out.is_dir() + [*out.parents]
         place = next(p for p in places if p.exists())  # the first that is there; the others are made with the result
         TemporaryDirectory(dir=place).cleanup()  # root may write where nothing can be made
     except OSError as e:
@@ -193,7 +193,7 @@ def publish(
     out: str | Path,  # the folder to make
 ) -> Path:  # the folder
     "Copy a model to a folder. Raises `ParnbError` if the folder holds something else. Source: ours."
-    out = Path(out).expanduser()
+    out = Path(out).expanduser().absolute()  # "." has no name and no parent
     if out.exists() and any(out.iterdir()):
         if read_record(out).get("key") == read_record(folder).get("key", "none"):
             return out

@@ -43,7 +43,7 @@ VALUES = {
     "--suspected": "banana",
     "--precision": "no",
     "--pairs": "synthetic",
-    "--image-column": "file",
+    "--image-column": "title",  # the key of a model needs one that is there
     "--caption-column": "text",
     "--root": "elsewhere",
     "--rebound-lr": "1e-3",

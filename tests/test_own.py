@@ -72,6 +72,12 @@ MISTAKES = [
     ([*MEASURE, "--images", "val", "--head", "linear"], ["--head"]),
     (MEASURE, ["--model needs --images"]),
     (["measure", "--model", "tiny-rn", "--checkpoint", "emojy", "--images", "val"], ["emojy"]),
+    (["clean", *EMOJI, "--out", "{data}/other", "--pairs", "pairs.csv"], ["other is not empty"]),
+    (["poison", *EMOJI, "--out", "{data}/other", "--pairs", "pairs.csv"], ["other-backdoored is not empty"]),
+    (
+        ["clean", *EMOJI, "--out", "{data}/other", "--pairs", "pairs.csv", "--calibrate", "--images", "val"],
+        ["other is not empty"],
+    ),
 ]
 
 
@@ -79,6 +85,9 @@ MISTAKES = [
 def mistakes(own, tmp_path_factory):
     "What each of the commands above did in the folder of the data, by its words."
     data = tmp_path_factory.mktemp("mistakes")
+    for name in ("other", "other-backdoored"):  # models that were made with other options
+        (data / name).mkdir()
+        (data / name / "record.json").write_text(json.dumps(dict(stage="cleaned", key="0" * 12)))
     done = several([[w.format(data=data) for w in args] for args, _ in MISTAKES], env(data), cwd=own)
     assert not (data / "cleaned").exists() and not list(data.glob("artifacts/cleaned-*"))
     return {" ".join(args): p for (args, _), p in zip(MISTAKES, done)}

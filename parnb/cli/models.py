@@ -115,7 +115,6 @@ def _check_own(
     out: Path | None,
 ):
     "Raise `ParnbError` for options that do not make a model of the user's own."
-    from parnb.study.artifacts import read_record
     from parnb.study.own import check_out
 
     if out is None or typed.get("pairs", "real") in ("real", "synthetic"):
@@ -123,9 +122,7 @@ def _check_own(
             "--model needs --pairs (a csv, shards, a folder, or hf:org/name) and --out (the folder to make)"
         )
     refuse(typed, ("encoder",), "belongs to a scale; with --model the model is the encoder")
-    made = check_out(out)
-    if made.is_dir() and any(made.iterdir()) and not read_record(made):
-        raise ParnbError(f"--out {out} is not empty: choose another folder")
+    check_out(out)
 
 
 @options(app, RUN, OWN, ATTACK, PAIRS, COMPUTE, OUT, SHARDS)
@@ -133,7 +130,7 @@ def poison(typed):
     "Poison a model and print its folder: a scale's clean model, or, with --model, --pairs and --out, your own."
     from parnb.study.artifacts import poisoned_clip
     from parnb.study.doctor import preflight
-    from parnb.study.own import publish
+    from parnb.study.own import check_empty, publish
 
     if typed.get("attack") == "none":
         raise ParnbError("--attack none poisons nothing: name an attack (`parnb methods` lists them)")
@@ -148,6 +145,7 @@ def poison(typed):
         out = out.with_name(out.name.removesuffix("-backdoored") + "-backdoored" * (typed.get("rate") != 0))
     _check_own(typed, out)
     run = run_from(_own(typed), method="none")
+    check_empty(out, run.poisoned_key)
     preflight(run.scale, run.encoder)
     if shards:
         _write_poisoned(run, shards)
@@ -176,12 +174,14 @@ def _write_poisoned(
 def _cleaned(
     typed: dict,  # options that describe a run, and how hard to clean it
     compute,
+    out: Path | None,  # the folder to make of a model of your own
     **usual,  # as of `run_from`
 ) -> Path:  # of a cleaned model
     "Clean at the strength that was typed, or at one that is calibrated."
     from parnb.study.artifacts import cleaned_clip
     from parnb.study.canaries import calibrated_clip, rates_of
     from parnb.study.doctor import preflight
+    from parnb.study.own import check_empty
 
     calibrate, budget = typed.pop("calibrate", False), typed.pop("budget", None)
     suspected = typed.pop("suspected", None) or []
@@ -199,6 +199,7 @@ def _cleaned(
             f"{rate} has no effect with --calibrate, which has learning rates for this scale: leave it out"
         )
     if own:
+        check_empty(out, None if calibrate else run.cleaned_key)
         preflight(run.scale, run.encoder)
     if not calibrate:
         return cleaned_clip(run, compute)
@@ -233,7 +234,7 @@ def clean(typed):
         refuse(typed, () if "images" in typed else ("names", "templates", "images_count", "calibrate"), needs)
         usual = dict(attack="none", triggers=[])
     wanted = "images" in typed
-    folder = _cleaned(typed, compute, **usual)
+    folder = _cleaned(typed, compute, out, **usual)
     record = read_record(folder)
     for line in account_words(record):
         _tell(line)

@@ -11,11 +11,14 @@ import json
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from .core import PRESETS, ParnbError, content_key, pick
 
 # %% ../nbs/api/scales.ipynb #966102f0
 PATHS = ("source", "root", "annotations", "folder", "names")  # options of a source that hold a path
+_BASE = "name a scale as its `base`, such as paper, and the settings that differ from it"
+_NEEDED = ("encoders", "pairs", "images", "default")  # what every scale has
 
 
 def _parsed(path: Path, changed: int = 0) -> dict:
@@ -39,12 +42,28 @@ def _read(
             f"{name} has the name of a preset that comes with parnb, and their results would mix: rename the file"
         )
     try:
-        return _absolute(_parsed(own), own.resolve().parent) if own else _parsed_once(path, path.stat().st_mtime_ns)
+        content = _parsed(own) if own else _parsed_once(path, path.stat().st_mtime_ns)
     except (OSError, ValueError) as e:
-        raise ParnbError(
-            f"the preset {name} cannot be read ({e}): give a JSON file that names a `base`, such as paper, "
-            "and the settings that differ from it"
-        ) from None
+        raise ParnbError(f"the preset {name} cannot be read ({e}): give a JSON file, and {_BASE}") from None
+    return _absolute(_checked(content, name), own.resolve().parent) if own else content
+
+
+def _checked(
+    content: Any,  # of a user's preset
+    name: str,
+) -> dict:
+    "The same. Raises `ParnbError` where a name or an object is needed and something else is there."
+    if not isinstance(content, dict):
+        raise ParnbError(f"the preset {name} is no JSON object: {_BASE}")
+    if not isinstance(content.get("base", ""), str):
+        raise ParnbError(f"`base` of the preset {name} is no name: {_BASE}")
+    objects = "encoders sources pairs default experiments poison_recipes regimes attacks cleaners".split()
+    parts = {k: content[k] for k in objects if k in content}
+    if isinstance(encoders := parts.get("encoders"), dict):
+        parts |= {f"encoders.{k}": v for k, v in encoders.items()}
+    if wrong := [k for k, v in parts.items() if not isinstance(v, dict)]:
+        raise ParnbError(f"`{wrong[0]}` of the preset {name} is no JSON object: write it in braces, as {{NAME: …}}")
+    return content
 
 
 def _absolute(
@@ -89,32 +108,44 @@ def _over(
     return out
 
 
+def _chain(
+    name: str,  # a preset, or the path of a JSON file
+) -> dict[str, dict]:  # name -> its file's content: the preset, its base, and so on
+    "A preset and all that it builds on. Raises `ParnbError` if it builds on itself."
+    out = {}
+    while True:
+        out[name] = content = _read(name)
+        if "base" not in content:
+            return out
+        if (name := content["base"]) in out:
+            raise ParnbError(f"the preset {name} builds on itself: name another `base`, such as paper")
+
+
 def lineage(
     name: str,  # a preset, or the path of a JSON file
 ) -> list[str]:  # its name, then that of its base, and so on
     "The names of a preset and of all that it builds on. Source: ours."
-    content = _read(name)
-    return [Path(name).stem, *(lineage(content["base"]) if "base" in content else [])]
+    return [Path(n).stem for n in _chain(name)]
 
 
 def content_id(
     name: str,  # a preset, or the path of a JSON file
 ) -> str:  # of your own files; empty for a preset of the package
     "What tells one content of a preset from another, for caches: your own files may change. Source: ours."
-    if not str(name).endswith(".json"):
-        return ""
-    content = _read(name)
-    return content_key([content, content_id(content["base"]) if "base" in content else ""])
+    own = [content for n, content in _chain(name).items() if str(n).endswith(".json")]
+    return content_key(own) if own else ""
 
 
 def read_preset(
     name: str,  # as for `load_preset`
 ) -> dict:  # the same content, which must not be changed
     "A preset without a copy, for those who ask many times and only read it. Raises as `load_preset`. Source: ours."
-    content = _read(name)
-    if "base" not in content:
-        return content
-    return _over(read_preset(content["base"]), {k: v for k, v in content.items() if k != "base"})
+    *over, content = _chain(name).values()
+    for own in reversed(over):
+        content = _over(content, {k: v for k, v in own.items() if k != "base"})
+    if str(name).endswith(".json") and (missing := [k for k in _NEEDED if k not in content]):
+        raise ParnbError(f"the preset {name} has no `{missing[0]}`: {_BASE}")
+    return content
 
 
 def load_preset(

@@ -62,7 +62,8 @@ def row_settings(
 ) -> list[dict]:  # settings of the recipe and parameters, the weakest first
     """All settings of a row, in order of strength.
 
-    Raises `ParnbError` if there are none or more than the protocol allows, or if `strength` does not order them.
+    Raises `ParnbError` if there are none or more than the protocol allows, if `strength` does not order them, or for
+    anything but lists of numbers.
     Source: ours.
     """
     p = load_protocol()
@@ -70,6 +71,9 @@ def row_settings(
     own = recipe("cleaner", row["method"], p["scale"], encoder)
     usual = p["settings"]["grid"].get(encoder, {}) if own.get("recipe") else {}  # learning rates, for what trains
     grid = own.get("grid", {}) | usual | row.get("grid", {})
+    for k, v in grid.items():
+        if not isinstance(v, (list, tuple)) or {*map(type, v)} - {int, float}:
+            raise ParnbError(f"the `grid` of the row {row['name']} needs a list of numbers for {k}, and has {v!r}")
     most = p["settings"]["most"][encoder]
     values = [dict(zip(grid, v)) for v in itertools.product(*grid.values())] if grid else []
     if not 0 < len(values) <= most:

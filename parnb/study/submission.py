@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..core import ParnbError, first_line, pick
 from ..evaluation.statistics import paired_interval
-from ..registry import Method, cleaners, find
+from ..registry import Method, cleaners, find, first_error
 from .artifacts import cleaned_clip, commit, git
 from .heldout import RATES, draw_held_out, lowest_rate, rate_runs
 from .measure import measure
@@ -66,10 +67,32 @@ def load_submission(
     return new[0]
 
 # %% ../../nbs/api/study/submission.ipynb #ae247a6d
+class _Row(BaseModel):
+    "The form of a row."
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: str
+    label: str
+    method: str
+    note: str = ""
+    recipe: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
+    grid: dict[str, Any] = {}  # its values are checked with those of the method
+
+
+def _check_form(row: dict) -> None:
+    "Raise `ParnbError` for entries that are missing, unknown or of another type."
+    try:
+        _Row.model_validate(row)
+    except ValidationError as e:
+        raise first_error(e, "the row") from None
+
+
 def check_row(
     row: dict,  # name, label, method; recipe, parameters, grid
 ) -> None:
     "Raise `ParnbError` for a row that the protocol does not allow, saying why. Source: ours."
+    _check_form(row)
     method, p = find("cleaner", row["method"]), load_protocol()
     fields = method.cls.model_fields
     if clash := sorted(fields.keys() & inspect.signature(make_run).parameters.keys()):
@@ -94,6 +117,7 @@ def submission_row(
     if changes:
         for k in changes:
             pick(k, ("recipe", "parameters", "grid"), "entry of a row")
+        _check_form(row | changes)
         row = row | {k: row.get(k, {}) | v for k, v in changes.items()}
         if row["name"] in known:
             row |= dict(name=f"{row['name']}_changed", label=f"{row['label']}, changed")

@@ -61,8 +61,10 @@ def zoo(
         raise ParnbError("--verify measures, too: leave out --measure")
     if name and everything:
         raise ParnbError(f"--all has no effect with the name of a model: leave out --all or {name}")
+    if check and everything:
+        raise ParnbError("--verify compares what comes with parnb alone: leave out --all")
     chosen = [find_model(name)] if name else models(everything)
-    if make:
+    if make and not check:  # what has stated numbers is here, and other models are refused before a training
         chosen[0].make()
     if measure:
         if not chosen[0].here:

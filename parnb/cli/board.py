@@ -14,6 +14,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from .options import read_seeds
 from ..core import ParnbError, write_file
 
 # %% ../../nbs/api/cli/board.ipynb #dd79e2b8
@@ -109,10 +110,7 @@ def submit(
     from parnb.study.measure import strength_in_words
     from parnb.study.submission import commit_of, make_claim, submission_row
 
-    try:
-        chosen = [int(s) for s in seeds.split(",")] if seeds else None
-    except ValueError:
-        raise ParnbError(f"--seeds {seeds} is not a list of whole numbers: write it as 10,11") from None
+    chosen = read_seeds(seeds)
     entry = submission_row(method, _read_json(row, "a row") if row else None)
     path = (out or Path(f"{entry['name']}-claim.json")).expanduser()
     if path.is_dir() or not os.access(path.parent, os.W_OK):

@@ -20,7 +20,7 @@ from typing import Annotated, Optional
 import typer
 
 from . import audit, board, doctor, filter, models, zoo
-from .options import ATTACK, CLEANING, RUN, SCALE, options, refuse, run_from
+from .options import ATTACK, CLEANING, RUN, SCALE, options, read_seeds, refuse, run_from
 from ..core import DATA, RUNS, ParnbError, explain_os, first_line
 from ..progress import progress_of_kernels
 
@@ -60,8 +60,10 @@ def run(
     "Execute a notebook with parameters, and print its results."
     from parnb.study.notebooks import execute_notebook, find_notebook, read_parameters
 
-    path = find_notebook(notebook)
-    values = read_parameters(path, [tuple(p.split("=", 1)) for p in parameter or []])
+    path, given = find_notebook(notebook), [p.split("=", 1) for p in parameter or []]
+    if alone := [p[0] for p in given if len(p) == 1]:  # of -ptau and --parameter=tau
+        raise ParnbError(f"-p {alone[0]} needs a value: -p NAME VALUE")
+    values = read_parameters(path, given)
     name = "-".join([path.stem, *(f"{k}_{v}" for k, v in values.items())]).replace("/", "_")
     target = out or RUNS / f"{name[:120]}.ipynb"
     try:
@@ -119,9 +121,10 @@ def list_results(
     scale: Annotated[str, typer.Option(help=SCALE)] = "tiny",
 ):
     "List the results of a scale, released and local."
+    from parnb.scales import check_scale
     from parnb.study.results import results
 
-    table = results(scale).reset_index()
+    table = results(check_scale(scale)).reset_index()
     wanted = ["key", "encoder", "attack", "method", "seed", "clean_accuracy", "attack_success_rate", "origin"]
     print(table[[c for c in wanted if c in table]].to_string(index=False) if len(table) else "there are no results")
 
@@ -132,9 +135,10 @@ def release_results(
     scale: Annotated[str, typer.Option(help=SCALE)] = "tiny",
 ):
     "Move local results into the released evidence of a checkout."
+    from parnb.scales import check_scale
     from parnb.study.results import release
 
-    print(f"{len(release(scale, keys))} results released")
+    print(f"{len(release(check_scale(scale), keys))} results released")
 
 
 @app.command()
@@ -180,10 +184,6 @@ def reproduce(
     "Compute what figures and tables lack, and draw them all."
     from parnb.study.reproduce import reproduce as compute
 
-    try:
-        chosen = [int(s) for s in seeds.split(",")] if seeds else None
-    except ValueError:
-        raise ParnbError(f"--seeds {seeds} is not a list of whole numbers: write it as 0,1,2") from None
     minutes = hours and round(60 * hours)
     cluster = dict(
         slurm_partition=partition, gpus_per_node=gpus, cpus_per_task=cpus, mem_gb=memory, timeout_min=minutes
@@ -191,7 +191,7 @@ def reproduce(
     cluster = {k: v for k, v in cluster.items() if v}
     if cluster and executor is Executor.local:
         raise ParnbError("--partition, --gpus, --cpus, --memory and --hours belong to Slurm: add --executor slurm")
-    failed = compute(scale, only, jobs, executor.value, chosen, dry_run, **cluster)
+    failed = compute(scale, only, jobs, executor.value, read_seeds(seeds), dry_run, **cluster)
     if failed:
         raise ParnbError(
             f"{len(failed)} of the runs and notebooks failed; they are named above. Finished work is kept: "

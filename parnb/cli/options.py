@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'DATA_PANEL', 'TRAINING', 'SCALE', 'RUN', 'OWN', 'ATTACK', 'CLEANING', 'COMPUTE', 'PAIRS', 'RECIPE',
-           'parameter_options', 'options', 'read_settings', 'refuse', 'read_strength', 'read_method', 'run_from',
-           'compute_of']
+           'parameter_options', 'options', 'read_settings', 'read_seeds', 'refuse', 'read_strength', 'read_method',
+           'run_from', 'compute_of']
 
 # %% ../../nbs/api/cli/options.ipynb #efd36b47
 import ast
@@ -208,6 +208,16 @@ def read_settings(
         except (ValueError, SyntaxError):
             out[name] = value
     return out
+
+
+def read_seeds(
+    typed: str | None,  # "10,11"
+) -> list[int] | None:
+    "Read `--seeds`. Raises `ParnbError` for anything but whole numbers. Source: ours."
+    try:
+        return [int(s) for s in typed.split(",")] if typed else None
+    except ValueError:
+        raise ParnbError(f"--seeds {typed} is not a list of whole numbers: write it as 10,11") from None
 
 
 def refuse(

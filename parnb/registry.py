@@ -13,7 +13,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar
@@ -66,7 +66,7 @@ class Method:
     order: float = 100  # position among the methods of its kind
     colour: str = ""  # of its marks in figures
     marker: str = ""
-    hatch: str = ""
+    hatch: str | None = None  # "": bars without lines
     recipes: dict[str, dict] = field(
         default_factory=dict, compare=False
     )  # scale, scale/encoder, scale:regime -> settings
@@ -216,11 +216,10 @@ def _with_looks(
     "Methods in order, each with a colour, a marker and a hatch."
     out, free = {}, 0
     for m in sorted(registered, key=lambda m: (m.order, m.label)):
-        if not m.colour:
-            k = free % len(PALETTE)
-            looks = dict(colour=PALETTE[k], marker=m.marker or MARKER_CYCLE[k], hatch=m.hatch or HATCH_CYCLE[k])
-            m, free = Method(**{**m.__dict__, **looks}), free + 1
-        out[m.name] = m
+        k = free % len(PALETTE)
+        free += not m.colour  # one that brings its colour leaves the colours of others as they are
+        hatch = HATCH_CYCLE[k] if m.hatch is None else m.hatch
+        out[m.name] = replace(m, colour=m.colour or PALETTE[k], marker=m.marker or MARKER_CYCLE[k], hatch=hatch)
     return out
 
 

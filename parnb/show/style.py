@@ -13,6 +13,7 @@ import textwrap
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 
 import matplotlib as mpl
 import pandas as pd
@@ -20,7 +21,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..core import FIGS, explain_os, write_file
+from ..core import FIGS, write_file
 from ..registry import HATCH_CYCLE, MARKER_CYCLE, PALETTE, attacks, cleaners
 from ..scales import scale_folder, scale_name
 from ..study.rates import in_words
@@ -197,12 +198,9 @@ def save_fig(
     Raises `ParnbError` on a full disk. Source: ours.
     """
     place = FIGS / scale_folder(scale)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        for kind, meta in (("svg", {"Date": None}), ("pdf", {"CreationDate": None}), ("png", {"Software": None})):
-            fig.savefig(place / f"{name}.{kind}", metadata=meta)
-    except OSError as e:
-        raise explain_os(e, place / name) from e
+    for kind, meta in (("svg", {"Date": None}), ("pdf", {"CreationDate": None}), ("png", {"Software": None})):
+        fig.savefig(drawn := BytesIO(), format=kind, metadata=meta)
+        write_file(place / f"{name}.{kind}", drawn.getvalue())
     about = dict(figure=name, scale=scale_name(scale), **source, matplotlib=mpl.__version__)
     write_file(place / f"{name}.json", json.dumps(about, indent=1, sort_keys=True) + "\n")
     return [f"{name}.{k}" for k in ("svg", "pdf", "png", "json")]

@@ -54,14 +54,15 @@ class Server:
 
     process = None
 
-    def run(self, path: Path) -> tuple[int | None, str]:
-        "Exit code and output of a notebook's test; None as the code if it took too long."
+    def run(self, path: Path) -> tuple[int, str]:
+        "Exit code and output of a notebook's test. Raises `NotebookFailure` if it took too long, or the process died."
         if self.process is None or self.process.poll() is not None:
             pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
             env = os.environ | {"PYTHONUTF8": "1"}
             self.process = subprocess.Popen([sys.executable, "-c", SERVER], cwd=ROOT / "nbs", env=env, **pipes)
         with tempfile.NamedTemporaryFile() as log:
-            timer = threading.Timer(SECONDS, self.stop)
+            late = threading.Event()
+            timer = threading.Timer(SECONDS, lambda: (late.set(), self.stop()))
             timer.start()
             try:
                 self.process.stdin.write(json.dumps([str(path), log.name]) + "\n")
@@ -69,7 +70,12 @@ class Server:
                 answer = self.process.stdout.readline()
             finally:
                 timer.cancel()
-            return int(answer) if answer else None, log.read().decode(errors="replace").strip()
+            output = log.read().decode(errors="replace").strip()
+            if answer:
+                return int(answer), output
+            ended = f"the process that runs notebooks ended with exit code {self.process.wait()}"
+            why = f"it did not end within {SECONDS} s" if late.is_set() else ended
+            raise NotebookFailure(f"{output}\n{why}".strip())
 
     def stop(self):
         "End the process and what it started."
@@ -122,8 +128,6 @@ class NotebookTest(pytest.Item):
 
     def runtest(self):
         code, output = SERVER_OF_THIS_PROCESS.run(self.path)
-        if code is None:
-            raise NotebookFailure(f"{output}\nit did not end within {SECONDS} s".strip())
         if code:
             raise NotebookFailure(output or f"its process ended with exit code {code}")
 

@@ -22,8 +22,9 @@ def displayed(path: Path) -> list[str]:
 
 
 def main(executed: Path, figures: Path) -> int:
-    stale = []
-    for made in sorted(figures.glob("tab*_smoke*.csv")):
+    tables = sorted(figures.glob("tab*_smoke*.csv"))
+    stale = [] if tables else [f"{figures} holds no table in its smallest form"]
+    for made in tables:
         kept = ROOT / "figures" / made.name.replace("_smoke", "")
         if not kept.exists() or kept.read_bytes() != made.read_bytes():
             stale.append(f"figures/{kept.name} differs from what the released results give")

@@ -45,8 +45,9 @@ def test_every_rule_is_as_it_was_frozen():
 
 
 def test_rules_under_the_protocol_cite_it():
-    cited = {PLAN in c.get("plans", ()): c["frozen"]["protocol"] for c in load_preset("claims")["claims"]}
-    assert cited[True] and cited[False] is None
+    claims = load_preset("claims")["claims"]
+    under = [PLAN in c.get("plans", ()) for c in claims]
+    assert {*under} == {True, False} and under == [c["frozen"]["protocol"] is not None for c in claims]
 
 
 @pytest.mark.parametrize(

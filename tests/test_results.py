@@ -245,14 +245,14 @@ def damaged(lines, column, value, row=3):
     return [*lines[:row], ",".join(cells), *lines[row + 1 :]]
 
 
-DAMAGE = {
-    "a row that was cut": lambda lines: [*lines[:-1], lines[-1][: len(lines[-1]) // 3]],
-    "letters for CA": lambda lines: damaged(lines, "clean_accuracy", "0.9x"),
-    "letters for ASR": lambda lines: damaged(lines, "attack_success_rate", "0.9x"),
-    "no CA": lambda lines: damaged(lines, "clean_accuracy", ""),
-    "a CA above 1": lambda lines: damaged(lines, "clean_accuracy", "1.5"),
-    "no key": lambda lines: damaged(lines, "key", ""),
-    "a key twice": lambda lines: [*lines, lines[3]],
+DAMAGE = {  # the damage, and where it is among the lines
+    "a row that was cut": (lambda lines: [*lines[:-1], lines[-1][: len(lines[-1]) // 3]], -1),
+    "letters for CA": (lambda lines: damaged(lines, "clean_accuracy", "0.9x"), 3),
+    "letters for ASR": (lambda lines: damaged(lines, "attack_success_rate", "0.9x"), 3),
+    "no CA": (lambda lines: damaged(lines, "clean_accuracy", ""), 3),
+    "a CA above 1": (lambda lines: damaged(lines, "clean_accuracy", "1.5"), 3),
+    "no key": (lambda lines: damaged(lines, "key", ""), 3),
+    "a key twice": (lambda lines: [*lines, lines[3]], -1),
 }
 
 
@@ -260,9 +260,10 @@ DAMAGE = {
 def test_a_damaged_row_is_named(places, how):
     "Its number and the file, in one sentence."
     lines = (RELEASED / "tiny.csv").read_text().splitlines()
-    file = places["released"] / "tiny.csv"
-    file.write_text("\n".join(DAMAGE[how](lines)) + "\n")
-    with pytest.raises(ParnbError, match=rf"row \d+ of {file}"):
+    file, (damage, at) = places["released"] / "tiny.csv", DAMAGE[how]
+    lines = damage(lines)
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ParnbError, match=f"row {range(len(lines))[at] + 1} of {file}"):
         results.results("tiny")
 
 

@@ -49,6 +49,15 @@ def port():
         return s.getsockname()[1]
 
 
+def offline():
+    "The prefix of a command that cuts its network; empty where new namespaces are not allowed."
+    for unshare in (["unshare", "-n"], ["unshare", "-rn"]):
+        prefix = [*unshare, sys.executable, "-c", WITHOUT_NETWORK]
+        if shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True).returncode == 0:
+            return prefix
+    return []
+
+
 class Installation:
     "A fresh virtual environment with parnb's wheel, its own home folder, and an empty working folder."
 
@@ -74,21 +83,13 @@ class Installation:
         "Run a command of the environment in the empty folder, without a network where the system allows that."
         command = [str(self.bin / command[0]), *map(str, command[1:])]
         return subprocess.run(
-            [*self.offline(), *command],
+            [*offline(), *command],
             cwd=self.work,
             env=self.env() | env,
             capture_output=True,
             text=True,
             timeout=timeout,
         )
-
-    def offline(self):
-        "The prefix of a command that cuts its network; empty where new namespaces are not allowed."
-        for unshare in (["unshare", "-n"], ["unshare", "-rn"]):
-            prefix = [*unshare, sys.executable, "-c", WITHOUT_NETWORK]
-            if shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True).returncode == 0:
-                return prefix
-        return []
 
 
 @pytest.fixture(scope="session")

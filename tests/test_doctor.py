@@ -307,9 +307,8 @@ def test_preflight_is_done_once(data, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path / "artifacts")
     encoders = dict(vit=dict(model="tiny-vit", pretrained="emoji"), random=dict(model="tiny-vit"))
-    sources = dict(only=True, images=dict(source=str(data / "val"), names=[f"n{i:08}" for i in range(200)]))
-    names = len(list((data / "val").iterdir()))
-    sources["images"]["names"] = [f"n{i:08}" for i in range(names)]
+    names = [f"n{i:08}" for i, _ in enumerate((data / "val").iterdir())]
+    sources = dict(only=True, images=dict(source=str(data / "val"), names=names))
     (tmp_path / "mine.json").write_text(json.dumps(dict(base="tiny", encoders=encoders, sources=sources)))
     with pytest.raises(ParnbError, match="random weights in the image tower and the text tower"):
         preflight(str(tmp_path / "mine.json"), "random")

@@ -3,12 +3,10 @@
 import hashlib
 import json
 import os
-import shutil
 import subprocess
-import sys
 
 import pytest
-from conftest import WITHOUT_NETWORK
+from conftest import offline
 from processes import PARNB, env, fails_with, several
 
 import parnb
@@ -50,12 +48,7 @@ def test_each_is_whole_and_says_what_it_is(model):
 def test_it_gives_its_numbers_again_without_a_network(name, tmp_path):
     "In an empty data folder, as on a new machine."
     command = [PARNB, "zoo", name, "--verify"]
-    for unshare in (["unshare", "-n"], ["unshare", "-rn"]):
-        prefix = [*unshare, sys.executable, "-c", WITHOUT_NETWORK]
-        if shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True).returncode == 0:
-            command = [*prefix, *command]
-            break
-    done = subprocess.run(command, env=env(tmp_path), capture_output=True, text=True)
+    done = subprocess.run([*offline(), *command], env=env(tmp_path), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.split() == ["ok", name]
 

@@ -59,6 +59,16 @@ def test_findings_are_kept_and_nothing_half_written(audited, images):
     assert not [*audited[1].rglob(".partial*"), *audited[1].rglob("*.lock")]
 
 
+def test_a_detector_of_a_plugin_that_changes_is_run_again(monkeypatch):
+    auditor, keys = defender_of("tiny", SUSPECT, count=8), []
+    monkeypatch.setattr("parnb.study.audit.artifact", lambda stage, key, *_: keys.append(key))
+    monkeypatch.setattr("parnb.study.audit._read", lambda folder: None)
+    for code in ("1" * 64, "2" * 64):
+        monkeypatch.setattr("parnb.study.audit.find", lambda *named: replace(find(*named), code=code))
+        audit(auditor, only=["inversion"])
+    assert len({*keys}) == 2
+
+
 def test_an_interrupted_search_goes_on(monkeypatch, tmp_path):
     "It was interrupted in its second part; the first one is not computed again, and the finding is the same."
     auditor = defender_of("tiny", SUSPECT, count=32)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import CommandLine
-from processes import several
+from processes import PARNB, env, several
 
 from parnb.core import CHECKOUT, RELEASED, ParnbError
 from parnb.data.scenes import NAMES
@@ -265,6 +265,20 @@ def test_a_damaged_row_is_named(places, how):
     file.write_text("\n".join(lines) + "\n")
     with pytest.raises(ParnbError, match=f"row {range(len(lines))[at] + 1} of {file}"):
         results.results("tiny")
+
+
+def test_a_full_training_of_one_epoch_is_a_result():
+    "What makes a trial is its few pairs."
+    short = make_run(attack="badnet_stripes", method="ft", recipe=dict(epochs=1, batch_size=64))
+    trial = make_run(attack="badnet_stripes", method="ft", smoke=True).model_copy(update=dict(images=short.images))
+    assert results.is_result(short) and not results.is_result(trial)
+
+
+def test_other_processes_of_torchrun_end_where_a_result_exists(tmp_path):
+    command = [PARNB, "measure", "--attack", "badnet_stripes", "--method", "par"]
+    done = subprocess.run(command, env=env(tmp_path, RANK="1"), capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_an_empty_table_has_no_results(places):

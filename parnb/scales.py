@@ -132,8 +132,9 @@ def content_id(
     name: str,  # a preset, or the path of a JSON file
 ) -> str:  # of your own files; empty for a preset of the package
     "What tells one content of a preset from another, for caches: your own files may change. Source: ours."
-    own = [content for n, content in _chain(name).items() if str(n).endswith(".json")]
-    return content_key(own) if own else ""
+    if not str(name).endswith(".json"):  # asked for each key
+        return ""
+    return content_key([content for n, content in _chain(name).items() if str(n).endswith(".json")])
 
 
 def read_preset(

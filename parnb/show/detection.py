@@ -6,6 +6,9 @@
 __all__ = ['population_note', 'tab_detectors', 'fig_detectors', 'fig_found_triggers']
 
 # %% ../../nbs/api/show/detection.ipynb #5fbca96b
+import math
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -171,22 +174,22 @@ def fig_found_triggers(
 ) -> Figure:
     """The trigger that was found towards the strongest suspect, beside the attacker's.
 
-    The first computed model of each attack and regime that counts as backdoored, in the order of the list.
-    Source: ours."""
+    The first computed model of each attack and regime that counts as backdoored, in the order of the list; two in a
+    row, with two images each. Source: ours."""
     c = counted(rows)
     here = c[(c.backdoored == 1) & (c.encoder == encoder) & (c.detector == detector) & (c.role == "poisoned")]
     here = [r for r in here.drop_duplicates(["attack", "regime"]).to_dict("records") if picture_of(r["key"])]
-    fig, axes = plt.subplots(
-        max(1, len(here)), 2, figsize=(6.75, 0.3 + 1.05 * max(1, len(here))), squeeze=False, layout="constrained"
-    )
-    for (left, right), r in zip(axes, here):
+    count = max(1, math.ceil(len(here) / 2))
+    fig, axes = plt.subplots(count, 4, figsize=(6.75, 0.4 + 1.15 * count), squeeze=False, layout="constrained")
+    for ax in axes.flat:
+        ax.axis("off")
+    for (left, right), r in zip(axes.reshape(-1, 2), here):
         (caption, found), s = picture_of(r["key"]), suspects_of(r["key"]).iloc[0].to_dict()
-        caption += f", success {s['success']:.0%}" if "success" in s else ""
+        caption += f", {s['success']:.0%}" if "success" in s else ""
         named = f"{label(r['attack'])}, {r['regime']}, towards {r['target']}"
         for ax, picture, title in ((left, found, f"found: {caption}"), (right, _true_trigger(r), named)):
-            ax.imshow(picture, interpolation="nearest")
-            ax.set_title(title, fontsize=7)
-            ax.axis("off")
+            ax.imshow(picture[:, : picture.shape[1] // 2], interpolation="nearest")  # two of four images
+            ax.set_title(textwrap.fill(title, 30), fontsize=7)
     if not here:
         for ax in axes.flat:
             write_not_run(ax)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHECKOUT', 'PACKAGE', 'SHIPPED', 'DATA', 'FIGS', 'PRETRAINED', 'RELEASED', 'NBS', 'PRESETS', 'CACHE', 'ARTIFACTS',
            'RUNS', 'LOCAL', 'SCIENCE', 'ParnbError', 'pick', 'content_key', 'file_sha256', 'explain_os', 'first_line',
-           'new_folder', 'write_file', 'locked', 'cached']
+           'named_path', 'new_folder', 'write_file', 'locked', 'cached']
 
 # %% ../nbs/api/core.ipynb #f33ebd8a
 import difflib
@@ -166,6 +166,14 @@ def _replacing(
             shutil.rmtree(tmp, ignore_errors=True)
         elif tmp.parent.is_dir() and os.access(tmp.parent, os.W_OK):
             tmp.unlink(missing_ok=True)
+
+
+def named_path(
+    path: str | Path,  # as typed
+) -> Path:
+    "The same, with ~ expanded; whole where it has no name of its own, as '.' and '..'. Source: ours."
+    path = Path(path).expanduser()
+    return path if path.name not in ("", "..") else path.resolve()
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from parnb.cli.options import (
     refuse,
     run_from,
 )
-from ..core import ParnbError, pick
+from ..core import ParnbError, named_path, pick
 
 # %% ../../nbs/api/cli/models.ipynb #b88187fb
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -141,7 +141,7 @@ def poison(typed):
         return _print_once(poisoned_clip(run_from(typed, method="none"), compute))
     compute, out, shards = compute_of(typed), typed.pop("out", None), typed.pop("shards", None)
     if out is not None:  # the folder that is made; a rate of 0 makes a control
-        out = out.expanduser().absolute()
+        out = named_path(out)
         out = out.with_name(out.name.removesuffix("-backdoored") + "-backdoored" * (typed.get("rate") != 0))
     _check_own(typed, out)
     run = run_from(_own(typed), method="none")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import ParnbError, _replacing, locked, pick
+from ..core import ParnbError, _replacing, locked, named_path, pick
 from ..data.corpora import CAPTION_COLUMNS, IMAGE_COLUMNS, find_column, is_shards
 from ..data.csv_rows import _problem, _rows, read_header
 from ..data.images import take_lazily, with_preprocessing
@@ -138,7 +138,7 @@ def check_files(
     is_csv: bool,  # the source is a csv
 ) -> tuple[Path, Path]:  # the same, and the csv of scores beside it
     "Find out before any work where files go. Raises `ParnbError` rather than replace one. Source: ours."
-    out = Path(out).expanduser().absolute()
+    out = named_path(out)
     if is_csv and out.suffix.lower() != ".csv":
         raise ParnbError(f"--out {out} must end with .csv, because the pairs come from a csv: write {out}.csv")
     if not is_csv and out.suffix.lower() == ".csv":

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..core import DATA, ParnbError, content_key, new_folder, pick, write_file
+from ..core import DATA, ParnbError, content_key, named_path, new_folder, pick, write_file
 from ..data.labelled import read_names
 from ..lazy import open_clip
 from ..models.folders import architecture_of
@@ -176,11 +176,11 @@ def check_out(
     folder: bool = True,  # or a file, which may be replaced
 ) -> Path:
     "Find out before any work whether a folder or file can be made. Raises `ParnbError` if not. Source: ours."
-    out = Path(out).expanduser().absolute()
+    out = named_path(out)
     if folder and out.is_file():
         raise ParnbError(f"--out {out} is a file: give the path of a folder")
     try:
-        places = [out] * out.is_dir() + [*out.parents]
+        places = [out] * out.is_dir() + [*out.absolute().parents]
         place = next(p for p in places if p.exists())  # the first that is there; the others are made with the result
         TemporaryDirectory(dir=place).cleanup()  # root may write where nothing can be made
     except OSError as e:
@@ -204,7 +204,7 @@ def publish(
     out: str | Path,  # the folder to make
 ) -> Path:  # the folder
     "Copy a model to a folder. Raises `ParnbError` if the folder holds something else. Source: ours."
-    out = Path(out).expanduser().absolute()  # "." has no name and no parent
+    out = named_path(out)
     check_empty(out, read_record(folder).get("key", "none"))
     if int(os.environ.get("RANK", 0)) == 0 and not read_record(out):
         with new_folder(out) as tmp:

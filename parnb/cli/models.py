@@ -190,14 +190,12 @@ def _cleaned(
     if not calibrate and suspected:
         raise ParnbError("--suspected belongs to --calibrate, which plants known backdoors towards other classes")
     own = "model" in typed
-    rate = (
-        "--lr" if "lr" in typed else "--recipe lr" if "lr" in read_settings(typed.get("recipe"), "--recipe") else None
-    )
     run = run_from(_own(typed) if own else typed, **usual)
-    if calibrate and rate and rates_of(run):
-        raise ParnbError(
-            f"{rate} has no effect with --calibrate, which has learning rates for this scale: leave it out"
-        )
+    if calibrate and rates_of(run):
+        chosen = "has no effect with --calibrate, which has learning rates for this scale: leave it out"
+        refuse(typed, ("lr",), chosen)
+        if "lr" in read_settings(typed.get("recipe"), "--recipe"):
+            raise ParnbError(f"--recipe lr {chosen}")
     if own:
         check_empty(out, None if calibrate else run.cleaned_key)
         preflight(run.scale, run.encoder)

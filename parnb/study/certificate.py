@@ -30,7 +30,7 @@ from ..models.folders import architecture_of
 from ..registry import detectors, find
 from ..scales import load_preset
 from .artifacts import artifact, read_record
-from .audit import Audit, as_json, audit, defender_of, identity_of, plain_values
+from .audit import Audit, as_json, audit, defender_of, identity_of, identity_of_detector, plain_values
 from .calibrations import assurance_words, calibration_evidence, false_assurance
 from .canaries import GONE
 from .measure import kept
@@ -105,8 +105,7 @@ def retested(
     "Put the triggers of a finding on images for a model; computed once. Source: ours."
     detector, targets = find("detector", name).make(**(parameters or {})), finding.suspects.target.tolist()
     triggers = {kind: hashlib.sha256(w.contiguous().numpy()).hexdigest() for kind, w in finding.triggers.items()}
-    config = dict(detector=name, form=detector.form, code=find("detector", name).code)
-    config |= dict(parameters=detector.model_dump(), targets=targets, triggers=triggers, **identity_of(defender))
+    config = identity_of_detector(name, detector) | dict(targets=targets, triggers=triggers) | identity_of(defender)
     return kept("retested", config, lambda: detector.retest(finding, defender).to_dict("records"))
 
 # %% ../../nbs/api/study/certificate.ipynb #483958f9

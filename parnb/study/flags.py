@@ -25,7 +25,7 @@ from ..evaluation.statistics import rate_with_interval
 from ..models.clip import image_size
 from ..registry import detectors, find
 from .artifacts import artifact, read_record
-from .audit import identity_of
+from .audit import identity_of, identity_of_detector
 from .detection import may_exceed, threshold
 from .suspicious import _scores, read_strip, save_strip
 
@@ -150,9 +150,8 @@ def flag_images(
     pairs = with_preprocessing(open_folder(folder, image_size(defender.model), limit), defender.model)
     for name in chosen:
         detector = find("detector", name).make(**(parameters or {}).get(name, {}))
-        config = dict(science=SCIENCE, detector=name, form=detector.form, parameters=detector.model_dump(), most=most)
+        config = identity_of_detector(name, detector) | dict(science=SCIENCE, most=most)
         config |= dict(images=[pairs.images.key, pairs.images.squash], model=identity_of(defender))
-        config |= dict(code=find("detector", name).code)
 
         def build(partial, detector=detector):
             found = _flagged(detector, defender, pairs, most)

@@ -23,7 +23,7 @@ from ..detectors.base import Defender, Detector
 from ..models.clip import image_size
 from ..registry import detectors, find
 from .artifacts import artifact, read_record
-from .audit import identity_of
+from .audit import identity_of, identity_of_detector
 from .scale_data import data_of
 
 # %% ../../nbs/api/study/suspicious.ipynb #45757e70
@@ -153,9 +153,8 @@ def rank_pairs(
         if other not in opened:
             opened[other] = _open(data, use, count, who.model), identity_of(who)
         (pairs, at, known), identity = opened[other]
-        config = dict(science=SCIENCE, detector=name, form=detector.form, parameters=detector.model_dump())
-        config |= dict(code=find("detector", name).code)
-        config |= dict(
+        config = identity_of_detector(name, detector) | dict(
+            science=SCIENCE,
             share=share,
             most=most,
             pairs=data.key(use),

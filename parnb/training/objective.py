@@ -57,12 +57,17 @@ def shared_target(
     return share * same / same.sum(1, keepdim=True) + (1 - share) * torch.eye(len(labels), device=labels.device)
 
 # %% ../../nbs/api/training/objective.ipynb #7ba34598
+def _process() -> tuple[int, int]:
+    "The rank of this process, and how many there are."
+    d = torch.distributed
+    return (d.get_rank(), d.get_world_size()) if d.is_available() and d.is_initialized() else (0, 1)
+
+
 def all_gather(
     x: Tensor,  # [n, …] of this process
 ) -> Tensor:  # [n·processes, …] of all processes, in order of rank
     "Collect a tensor over all processes; gradients flow back. Source: the PAR paper, whose batch is the global one."
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if not distributed or torch.distributed.get_world_size() == 1:
+    if _process()[1] == 1:
         return x
     from torch.distributed.nn.functional import all_gather
 
@@ -73,7 +78,7 @@ def of_first(
     found: Any,  # what this process computed; tensors on the CPU
 ) -> Any:  # what the first process computed
     "Take over what the first process found, where sums of a GPU could differ. Source: ours."
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _process()[1] > 1:
         torch.distributed.broadcast_object_list(box := [found])
         return box[0]
     return found
@@ -83,8 +88,7 @@ def whole_batch(
     n: int,  # pairs of this process
 ) -> tuple[int, slice]:  # pairs of all processes; where those of this one are among them
     "The batch that this process has a part of. `torch.rand(total)[part]` is what one process would draw. Source: ours."
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
+    rank, world = _process()
     return n * world, slice(rank * n, (rank + 1) * n)
 
 

@@ -68,6 +68,7 @@ class Detector(Parameters):
     level: ClassVar[Literal["model", "input", "data"]] = "input"  # what `score` takes: a model, images or pairs
     reads: ClassVar[Literal["model", "reference"]] = "model"  # as which one reads images, where there is a reference
     form: ClassVar[int] = 1  # raise it where the same parameters give another finding: what was kept is computed again
+    counts: ClassVar[str] = "images"  # what the success of a suspect counts
     misses: ClassVar[str] = ""  # what a detector of models cannot find, in words, for those who read "nothing found"
     _kept: tuple = ()
 

@@ -33,13 +33,15 @@ def _png(picture: np.ndarray, zoom: int = 2) -> str:
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def _card(s: dict) -> dict:
+def _card(s: dict, counted: str) -> dict:
     "A suspect, as a card."
     known = ("target", "score", "kind", "success", "low", "high", "n")
     parts = [f"{k} {v:.2f}" for k, v in s.items() if k not in known and isinstance(v, float)]
     lines = [("score", f"{s['score']:.2f}"), *([("in detail", ", ".join(parts))] if parts else [])]
     if "success" in s:
-        rate = f"{s['success']:.1%} ({s['low']:.1%} to {s['high']:.1%}) of {s['n']} images that the search did not see"
+        rate = (
+            f"{s['success']:.1%} ({s['low']:.1%} to {s['high']:.1%}) of {s['n']} {counted} that the search did not see"
+        )
         lines.append((f"success of the {s['kind']}", rate))
     return dict(claim=s["target"], lines=lines)
 
@@ -49,9 +51,11 @@ def _item(name: str, title: str, **content) -> dict:
     return dict(name=name, title=title, line="", provenance="", note="") | content
 
 
-def _found(name: str, title: str, f: Finding, most: int) -> list[dict]:
+def _found(detector: str, f: Finding, most: int, at: str = "") -> list[dict]:
     "What a detector found, with pictures."
-    cards = [_card(s) for s in f.suspects.head(most).to_dict("records")]
+    method = find("detector", detector)
+    name, title = f"{at}-{detector}" if at else detector, f"{method.label}, {at}" if at else method.label
+    cards = [_card(s, method.cls.counts) for s in f.suspects.head(most).to_dict("records")]
     text = dict(claims=cards, counts=f"{f.says}.", body=f"<p>{html.escape(f.says)}.</p>")  # the body: without cards
     items = [_item(name, f"{title}: score {f.score:.2f}", **text)]
     for k, (caption, p) in enumerate(f.pictures.items()):
@@ -98,8 +102,7 @@ def audit_html(
     "Write an audit as one page. Source: ours."
     parts, contents, v = [], [], versions()
     for name, f in audit.findings.items():
-        label = find("detector", name).label
-        parts.append((label, items := _found(name, label, f, most)))
+        parts.append((find("detector", name).label, items := _found(name, f, most)))
         contents += items
     for name, r in (rankings or {}).items():
         parts.append((find("detector", name).label, items := _ranking_items(name, r)))

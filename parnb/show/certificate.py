@@ -57,14 +57,14 @@ def _accuracy(c: Certificate) -> list[dict]:
 def _suspected(audit: Audit, at: str, most: int) -> list[dict]:
     "What an audit found, with pictures."
     found = audit.findings.items()
-    return [i for n, f in found for i in _found(f"{at}-{n}", f"{find('detector', n).label}, {at}", f, most)]
+    return [i for n, f in found for i in _found(n, f, most, at)]
 
 
 def _remains(c: Certificate) -> list[dict]:
     "How well the triggers that were found work in the cleaned model."
     about = (
-        "The triggers that were found before the cleaning, on images that the search did not see. Success is the "
-        "share of images that get the target with the trigger; images that get it without a trigger do not count."
+        "The triggers that were found before the cleaning, on images or prompts that the search did not see. Success "
+        "is the share that gets the target with the trigger; what gets it without a trigger does not count."
     )
     cards = {}
     for r in c.remains:

@@ -148,18 +148,17 @@ def caution(
     if not a.findings:
         return "This is no all-clear: the model was not searched."
     found = [(find("detector", n).label, find("detector", n).cls.misses) for n in a.findings]
-    missed = "; ".join(f"{label} misses {misses}" for label, misses in found if misses)
-    unknown = (
-        "no score has a threshold yet, and no detector looks for triggers in texts, or for classes that are swapped"
-    )
-    return f"This is no all-clear: {unknown}{'; ' if missed else ''}{missed}."
+    parts = ["no score has a threshold yet, and no detector looks for classes that are swapped"]
+    parts += [f"{label} misses {misses}" for label, misses in found if misses]
+    parts += [f"{m.label} was not run" for n, m in detectors("model").items() if n not in a.findings]
+    return f"This is no all-clear: {'; '.join(parts)}."
 
 
-def _line(s: dict) -> str:
+def _line(s: dict, counted: str) -> str:
     "A suspect, in words."
     text = f"{s['target']}: score {s['score']:.2f}"
     if "success" in s:
-        text += f"; {s['kind']}, success {s['success']:.1%} ({s['low']:.1%} to {s['high']:.1%}) of {s['n']} images"
+        text += f"; {s['kind']}, success {s['success']:.1%} ({s['low']:.1%} to {s['high']:.1%}) of {s['n']} {counted}"
     return text
 
 
@@ -171,8 +170,9 @@ def in_words(
     against = f", compared with {a.reference}" if a.reference else ""
     lines = [f"{a.model}: {a.classes} classes, {a.images} images{against}"]
     for name, f in a.findings.items():
-        lines.append(f"{find('detector', name).label}: score {f.score:.2f}; {f.says}")
-        lines += ["    " + _line(s) for s in f.suspects.head(most).to_dict("records")]
+        method = find("detector", name)
+        lines.append(f"{method.label}: score {f.score:.2f}; {f.says}")
+        lines += ["    " + _line(s, method.cls.counts) for s in f.suspects.head(most).to_dict("records")]
     return lines + [caution(a)]
 
 

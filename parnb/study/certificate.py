@@ -20,7 +20,7 @@ from ..attacks.families import KINDS
 from ..core import SCIENCE, ParnbError, content_key
 from ..data.images import losses, with_preprocessing
 from ..data.pairs import Pairs
-from ..detectors.base import Defender, Finding
+from ..detectors.base import Defender, Detector, Finding
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..evaluation.metrics import predictions
 from ..evaluation.statistics import paired_difference, rate_with_interval
@@ -99,13 +99,13 @@ def _predicted(defender: Defender, scale: str, count: int) -> np.ndarray:
 def retested(
     name: str,  # a registered detector
     finding: Finding,  # its finding, perhaps in another model
-    defender: Defender,  # a model, with images that the search did not see
+    defender: Defender,  # a model, with images or prompts that the search did not see
     parameters: dict | None = None,  # of the detector, those that differ from their defaults
 ) -> list[dict]:  # a row per suspect and kind: target, kind, success, low, high, n, untriggered
     "Put the triggers of a finding on images for a model; computed once. Source: ours."
-    detector, targets = find("detector", name).make(**(parameters or {})), finding.suspects.target.tolist()
+    detector, suspects = find("detector", name).make(**(parameters or {})), finding.suspects.to_csv(index=False)
     triggers = {kind: hashlib.sha256(w.contiguous().numpy()).hexdigest() for kind, w in finding.triggers.items()}
-    config = identity_of_detector(name, detector) | dict(targets=targets, triggers=triggers) | identity_of(defender)
+    config = identity_of_detector(name, detector) | dict(suspects=suspects, triggers=triggers) | identity_of(defender)
     return kept("retested", config, lambda: detector.retest(finding, defender).to_dict("records"))
 
 # %% ../../nbs/api/study/certificate.ipynb #483958f9
@@ -191,8 +191,9 @@ class Certificate:
 
 
 def _strongest(findings: dict[str, Finding]) -> list[str]:
-    "The target of the strongest suspect of each detector that keeps its triggers."
-    return list(dict.fromkeys(f.suspects.target[0] for f in findings.values() if f.triggers and len(f.suspects)))
+    "The target of the strongest suspect of each detector whose triggers can be tested again."
+    tested = [f for n, f in findings.items() if find("detector", n).cls.retest is not Detector.retest]
+    return list(dict.fromkeys(f.suspects.target[0] for f in tested if len(f.suspects)))
 
 
 def _head(finding: Finding, most: int) -> Finding:
@@ -225,7 +226,7 @@ def _untested(before: Audit, remains: list, most: int, canaries: dict, further: 
     out += [f"what {known[n].label} found: it keeps no triggers" for n in before.findings if n not in kept]
     out += ["the attacker's own trigger, which nobody here knows; those that were found only resemble it"]
     out += ["triggers of other strengths, sizes and places than those that were found"]
-    out += ["backdoors without a trigger on the image: a word in a prompt, or a class that is taken for another one"]
+    out += ["backdoors without a trigger: a class that is taken for another one"]
     out += [f"suspects before the cleaning after the first {most} of each detector"]
     out += [
         f"targets that are not among the {before.classes} class names, and uses other than zero-shot classification"

@@ -121,10 +121,12 @@ def leaderboard(
         s = summarise(g.to_dict("records"))
         low, high = s[f"{ASR}_ci"]
         line = dict(low=low and 100 * max(low, 0.0), high=high and 100 * min(high, 1.0))
-        line |= dict(CA=100 * s[CA], ASR=100 * s[ASR], worst=100 * s["worst"], not_cleaned=s["not_cleaned"])
+        cleaned = g[g.setting != UNCLEANED]  # the others have the accuracy of the poisoned model
+        line |= dict(ASR=100 * s[ASR], worst=100 * s["worst"], not_cleaned=s["not_cleaned"])
         line |= dict(worst_attack=in_words("attack", s["worst_attack"]), cost=g[COST].iloc[0])
         back = g.groupby("attack")[REBOUND].mean().reindex(attacks)
-        line |= dict(RA=100 * g[RA].mean(skipna=False), rebound=100 * back.mean(skipna=False))
+        line |= dict(rebound=100 * back.mean(skipna=False))
+        line |= {k: 100 * cleaned[m].mean(skipna=False) for k, m in (("CA", CA), ("RA", RA))}
         out.append(line | dict(method=g.label.iloc[0], models=s["models"], of=of))
     out += [dict(method=r["label"], models=0, of=of) for r in p["rows"] if r["name"] not in set(here.row)]
     t = pd.DataFrame(out, columns=["method", "models", "of", *_NUMBERS]).assign(

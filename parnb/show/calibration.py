@@ -36,7 +36,7 @@ def calibration_note(
     if len(t):
         s = t[t.predictor == PREDICTORS["canary"]].iloc[0]
         text += f". Rank correlation of both rates {s.spearman:.2f} ({s.low:.2f} to {s.high:.2f}, "
-        text += f"{t.attrs['cleanings']} cleanings of {t.attrs['models']} models)"
+        text += f"{s.cleanings} cleanings of {s.models} models)"
     return text + ". All models start from one pretraining."
 
 

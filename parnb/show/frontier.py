@@ -118,8 +118,9 @@ def tab_budgets(
 ) -> pd.DataFrame:  # one row per method and budget; rates in percent, over the models that were measured
     """Clean accuracy and ASR of the settings that were chosen without the trigger.
 
-    Means give each attack the same weight. `worst`: the attack with the highest mean ASR. `seed 10` and `oracle`: the
-    ASR of the chosen settings and of the oracle's, both on the seed of the selection. Source: ours.
+    Means give each attack the same weight; `CA` and `in budget` are those of the models that were cleaned. `worst`: the
+    attack with the highest mean ASR. `seed 10` and `oracle`: the ASR of the chosen settings and of the oracle's, both
+    on the seed of the selection. Source: ours.
     """
     out, seed = [], load_protocol()["selection"]["seed"]
     for (_, budget), g in table.groupby(["row", "budget"], sort=False):
@@ -128,12 +129,13 @@ def tab_budgets(
         if len(ran):
             each = ran.astype({CA: float, ASR: float}).groupby("attack", sort=False)[[CA, ASR]].mean()
             worst = each[ASR].idxmax()
-            line |= {"CA": _percent(each[CA]), "ASR": _percent(each[ASR])}
+            line |= {"CA": _percent(each[CA][[*ran[ran.status != "none"].attack.unique()]]), "ASR": _percent(each[ASR])}
             line |= {"worst": _percent(each[ASR][[worst]]), "of": in_words("attack", worst)}
         both = ran[ran.oracle_asr.notna()]
         line |= {f"seed {seed}": _percent(both[ASR]), "oracle": _percent(both.oracle_asr)}
         line["none fits"] = f"{(decided.status == 'none').sum()} of {len(decided)}" if len(decided) else ""
-        line["in budget"] = f"{int(ran.within.astype(bool).sum())} of {len(ran)}" if len(ran) else ""
+        cleaned = ran[ran.status != "none"]
+        line["in budget"] = f"{int(cleaned.within.astype(bool).sum())} of {len(cleaned)}" if len(cleaned) else ""
         out.append(line | {"models": f"{len(ran)} of {len(g)}"})
     return pd.DataFrame(out)
 

@@ -138,28 +138,28 @@ PREDICTORS = {
 def predictors(
     rows: pd.DataFrame,  # of `calibration_evidence`
     draws: int = 2000,  # of the bootstrap
-) -> pd.DataFrame:  # predictor, spearman, low, high; beyond_lr, beyond_low, beyond_high; empty with few models
+) -> pd.DataFrame:  # predictor, models, cleanings, spearman, low, high, beyond_lr, beyond_low, beyond_high
     """How what a defender can see goes together with the true ASR, over models and strengths.
 
-    `beyond_lr`: by how much the absolute correlation exceeds that of the learning rate. Intervals (95 %) are of a
-    bootstrap over models, the same draws for all; `attrs` has the numbers of models and cleanings. Source: ours."""
-    used = rows[rows.done]
+    `beyond_lr`: by how much the absolute correlation exceeds that of the learning rate, on the same cleanings.
+    Intervals (95 %) are of a bootstrap over models. What is known of fewer than three models is left out.
+    Source: ours."""
+    used, out = rows[rows.done], []
     used = used[used.asr_before >= MIN_ASR] if len(used) else used
-    known = [c for c in PREDICTORS if c in used and used[c].notna().any()]
-    used = used.dropna(subset=known)
-    groups = [g for _, g in used.groupby(["attack", "seed"])] if len(used) else []
-    if len(groups) < 3:
-        return pd.DataFrame(columns=["predictor", "spearman", "low", "high", "beyond_lr", "beyond_low", "beyond_high"])
-    rng, points = np.random.default_rng(0), _correlations(used, known)
-    samples = (pd.concat([groups[i] for i in rng.integers(len(groups), size=len(groups))]) for _ in range(draws))
-    drawn = np.array([_correlations(t, known) for t in samples])
-    beyond, at = np.abs(drawn) - np.abs(drawn[:, [known.index("lr")]]), np.abs(points)
-    ends = [np.nanquantile(x, [0.025, 0.975], axis=0) for x in (drawn, beyond)]
-    table = dict(predictor=[PREDICTORS[c] for c in known], spearman=points, low=ends[0][0], high=ends[0][1])
-    table |= dict(beyond_lr=at - at[known.index("lr")], beyond_low=ends[1][0], beyond_high=ends[1][1])
-    out = pd.DataFrame(table)
-    out.attrs.update(models=len(groups), cleanings=len(used))
-    return out
+    for c, name in PREDICTORS.items():
+        known = used.dropna(subset=c) if c in used else used[:0]
+        groups = [g for _, g in known.groupby(["attack", "seed"])] if len(known) else []
+        if len(groups) < 3:
+            continue
+        rng, point = np.random.default_rng(0), _correlations(known, [c, "lr"])
+        samples = (pd.concat([groups[i] for i in rng.integers(len(groups), size=len(groups))]) for _ in range(draws))
+        drawn = np.array([_correlations(t, [c, "lr"]) for t in samples])
+        ends = [np.nanquantile(x, [0.025, 0.975]) for x in (drawn[:, 0], -np.diff(np.abs(drawn)))]
+        line = dict(predictor=name, models=len(groups), cleanings=len(known), spearman=point[0])
+        line |= dict(low=ends[0][0], high=ends[0][1], beyond_lr=abs(point[0]) - abs(point[1]))
+        out.append(line | dict(beyond_low=ends[1][0], beyond_high=ends[1][1]))
+    columns = "predictor models cleanings spearman low high beyond_lr beyond_low beyond_high".split()
+    return pd.DataFrame(out, columns=columns)
 
 
 def _correlations(rows: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:

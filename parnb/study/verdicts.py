@@ -27,23 +27,27 @@ def differences(
 
 def primary(
     table: pd.DataFrame,  # of `outcomes` for the encoder and regime of the primary comparisons
-) -> pd.DataFrame:  # comparison, models, difference in points, p, Holm's p, verdict
+) -> pd.DataFrame:  # comparison, models, difference in points, p, Holm's p, verdict, Holm's p over attacks
     """The primary comparisons of the protocol, corrected by Holm.
 
-    With fewer models than the protocol asks for there is no verdict, and the comparison counts with p = 1.
+    With fewer models than the protocol asks for there is no verdict, and the comparison counts with p = 1. Models of
+    one attack share trigger and setting, so the last column has the same test with the means of attacks as its unit.
     Source: ours.
     """
     p = load_protocol()
     q, labels, out = p["primary"], {r["name"]: r["label"] for r in p["rows"]}, []
     for first, second in q["comparisons"]:
         d = differences(table, first, second, q["budget"])
-        tested = sign_flip_test(d, q["exact_up_to"], q["flips"], q["flip_seed"]) if len(d) >= q["models"] else np.nan
-        mean = 100 * d.mean() if len(d) else np.nan
-        line = dict(comparison=f"{labels[first]} − {labels[second]}", models=len(d), difference=mean, p=tested)
+        line = dict(comparison=f"{labels[first]} − {labels[second]}", models=len(d))
+        line["difference"] = 100 * d.mean() if len(d) else np.nan
+        for k, unit in (("p", d), ("attacks", d.groupby("attack").mean())):
+            enough = len(d) >= q["models"]
+            line[k] = sign_flip_test(unit, q["exact_up_to"], q["flips"], q["flip_seed"]) if enough else np.nan
         out.append(line)
     out = pd.DataFrame(out)
-    out["Holm p"] = np.where(out.p.isna(), np.nan, holm(out.p))
-    return out.assign(verdict=[_verdict(r, q) for r in out.to_dict("records")])
+    p, attacks = (np.where(out[k].isna(), np.nan, holm(out[k])) for k in ("p", "attacks"))
+    out = out.drop(columns="attacks").assign(**{"Holm p": p})
+    return out.assign(verdict=[_verdict(r, q) for r in out.to_dict("records")], **{"Holm p, attacks": attacks})
 
 
 def _verdict(line: dict, q: dict) -> str:

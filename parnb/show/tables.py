@@ -31,12 +31,12 @@ from ..study.runs import default_encoder
 def show_table(
     frame: pd.DataFrame,  # any
 ):
-    "Show a table as a whole, in a notebook and in a terminal, without a running index. Source: ours."
-    if isinstance(frame.index, pd.RangeIndex):
-        frame = frame.rename(index=lambda _: "")
-    options = {"width": 200, "max_columns": None, "max_rows": None, "max_colwidth": None}
-    with pd.option_context(*[v for k, value in options.items() for v in (f"display.{k}", value)]):
-        display(frame)
+    "Show a whole table, in a notebook and in a terminal, without a running index; missing is empty. Source: ours."
+    if isinstance(frame.index, pd.RangeIndex):  # a name of the columns would stand in the place of the index
+        frame = frame.rename(index=lambda _: "").rename_axis(columns=None)
+    with pd.option_context("display.max_colwidth", None):
+        text = frame.to_string(na_rep="", line_width=200)
+        display({"text/html": frame.to_html(na_rep="", notebook=True), "text/plain": text}, raw=True)
 
 # %% ../../nbs/api/show/tables.ipynb #795e3762
 def _mark_best(

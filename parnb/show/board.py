@@ -141,9 +141,9 @@ def leaderboard(
 _HEADS = {
     "rank": "rank",
     "method": "method",
+    "ASR": "mean ASR, %",
     "models": "models",
     "CA": "CA, %",
-    "ASR": "mean ASR, %",
     "worst": "worst ASR, %",
     "worst_attack": "worst attack",
     "RA": "RA, %",

@@ -29,6 +29,7 @@ NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if not any(part[0] in "_." fo
 MODULE_NOTEBOOKS = [p for p in NOTEBOOKS if NBS / "api" in p.parents]
 RUN_FOLDERS = (NBS, NBS / "figures", NBS / "tables", NBS / "tutorials")
 RUNS = [p for p in NOTEBOOKS if p.parent in RUN_FOLDERS and p.name != "index.ipynb"]
+RUNS = [p for p in RUNS if '"cell_type": "code"' in p.read_text(encoding="utf-8")]  # a page of text runs nothing
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("_modidx.py", "__init__.py"))
 SCRIPTS = [p for folder in ("tests", "benchmarks", ".ci") for p in (ROOT / folder).rglob("*.py")]
 SCRIPTS += [ROOT / "setup.py", ROOT / "conftest.py"]

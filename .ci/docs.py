@@ -80,6 +80,12 @@ def is_module(path: Path, nbs: Path) -> bool:
     return nbs / "api" in path.parents
 
 
+def is_run(path: Path, nbs: Path, nb: dict) -> bool:
+    "Whether a notebook is one that readers run: no module, not the first page, and not of text alone."
+    coded = any(c["cell_type"] == "code" for c in nb["cells"])
+    return coded and not is_module(path, nbs) and path.name != "index.ipynb"
+
+
 def settings() -> configparser.SectionProxy:
     config = configparser.ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
@@ -161,8 +167,32 @@ def plain(text: str) -> str:
     return " ".join(text.split()).replace('"', "'")
 
 
+def module_name(path: Path) -> str:
+    "The module of a notebook, of its page or of a part of the page, by the path within the folder api."
+    return ".".join(["parnb", *path.with_suffix("").parts])
+
+
+def add_setting(nb: dict, line: str):
+    "Add a setting of the page to a notebook's first cell, after those that it has."
+    src = text_of(nb["cells"][0]["source"]).rstrip()
+    nb["cells"][0]["source"] = f"{src}\n{'' if src.splitlines()[-1].startswith('- ') else chr(10)}- {line}\n"
+
+
 def markdown_cell(cell_id: str, text: str) -> dict:
     return dict(cell_type="markdown", id=cell_id, metadata={}, source=text.splitlines(True))
+
+
+def add_captions(nb: dict, path: Path, figures: Path):
+    "Put the caption of each table above it; the files of a page are named in the order of its tables."
+    names = " ".join(text_of(o.get("text", "")) for c in nb["cells"] for o in c.get("outputs", []))
+    texts = [figures / n for n in re.findall(rf"{path.stem}\w*\.md", names)]
+    cells, left = [], [t for t in texts if t.exists()]
+    for c in nb["cells"]:
+        if left and any("text/html" in o.get("data", {}) for o in c.get("outputs", [])):
+            caption = left.pop(0).read_text(encoding="utf-8").split("\n\n")[0]
+            cells.append(markdown_cell(f"caption{len(cells)}", f"::: {{.said}}\n{caption}\n:::\n"))
+        cells.append(c)
+    nb["cells"] = cells
 
 
 def put_first(nb: dict, path: Path, nbs: Path):
@@ -171,6 +201,7 @@ def put_first(nb: dict, path: Path, nbs: Path):
     made = [f for pattern in (f"{path.stem}.*", f"{path.stem}_*") for f in sorted(figures.glob(pattern))]
     files = [f for f in made if f.suffix != ".md"]  # the renderer makes pages of Markdown files
     names = {f.name for f in made}
+    add_captions(nb, path, figures)
     for f in files:
         shutil.copy2(f, nbs / "pictures")
     for c in nb["cells"]:
@@ -187,7 +218,18 @@ def put_first(nb: dict, path: Path, nbs: Path):
     last = dict(cell_type="code", id="code", metadata={}, execution_count=None, outputs=[])
     nb["cells"].append(last | dict(source=shown.splitlines(True)))
     if path.parent.name == "tables" or path.stem in ("leaderboard", "sources"):
-        nb["cells"][0]["source"] = text_of(nb["cells"][0]["source"]).rstrip() + "\n- page-layout: full\n"
+        add_setting(nb, "page-layout: full")
+
+
+def link_sources(page: str) -> str:
+    "Make links of the papers and repositories that the tables of the page of sources name."
+
+    def repository(m):
+        place = f"{m[1]}/tree/{m[3]}" if m[3] else m[1]
+        return f'<td><a href="https://github.com/{place}">{m[1]}{m[2] or ""}</a>, '
+
+    page = re.sub(r"\barXiv (\d{4}\.\d{4,5})", r'<a href="https://arxiv.org/abs/\1">\g<0></a>', page)
+    return re.sub(r"<td>([\w-]+/[\w.-]+)( ([0-9a-f]{7}))?, ", repository, page)
 
 
 def prepare(path: Path, nbs: Path, blob: str):
@@ -203,13 +245,12 @@ def prepare(path: Path, nbs: Path, blob: str):
             data = o.get("data", {})
             if "text/markdown" in data:
                 data["text/markdown"] = relink(text_of(data["text/markdown"]), path, nbs, blob)
+            if path == nbs / "sources.ipynb" and "text/html" in data:
+                data["text/html"] = link_sources(text_of(data["text/html"]))
             if any(k.startswith("image/") for k in data) and not re.search(r"^#\|\s*fig-alt:", src, re.M):
                 src = f'#| fig-alt: "{title}: {before}"\n{src}'
         c["source"] = src.splitlines(True)
-    runs = (
-        not is_module(path, nbs) and path.name != "index.ipynb" and any(c["cell_type"] == "code" for c in nb["cells"])
-    )
-    if runs and not has_outputs(nb):
+    if is_run(path, nbs, nb) and not has_outputs(nb):
         note = (
             "::: {.callout-note}\n## Without outputs\n"
             "This notebook trains models, so its outputs are not saved with it. "
@@ -219,7 +260,9 @@ def prepare(path: Path, nbs: Path, blob: str):
     if path.parent in (nbs / "figures", nbs / "tables") or path in [nbs / name for name in SHOWN]:
         put_first(nb, path, nbs)
     if path == nbs / "report.ipynb":
-        nb["cells"].append(markdown_cell("everything", "[The report](everything.html) of this version of the site."))
+        nb["cells"].insert(1, markdown_cell("everything", "[The report](everything.html) of this version of the site."))
+    if is_module(path, nbs):
+        add_setting(nb, f"pagetitle: {module_name(path.relative_to(nbs / 'api'))}")
     write(path, nb)
 
 
@@ -228,7 +271,7 @@ def entry(path: Path, folder: Path, figures: Path, pictures: Path) -> str:
     nb = read(path)
     title, claim = head_of(nb)
     if folder.name == "api":
-        title = ".".join(["parnb", *path.relative_to(folder).with_suffix("").parts])
+        title = module_name(path.relative_to(folder))
     page, picture = path.relative_to(folder).as_posix(), figures / f"{path.stem}.png"
     alt = FIG_ALT.search("\n".join(text_of(c["source"]) for c in nb["cells"]))
     shown = ""
@@ -316,7 +359,10 @@ def parameters(obj) -> str:
         return ""
     if said.get("return"):
         rows.append(("returns", type_name(sig.return_annotation), "", one_line(said["return"])))
-    return "\n".join(["| | type | default | |", "|---|---|---|---|", *(f"| {' | '.join(r)} |" for r in rows)])
+    shown = [("", "type", "default", ""), ("---",) * 4, *rows]
+    if not any(r[2] for r in rows):  # an empty column takes the place of the others on a phone
+        shown = [(*r[:2], r[3]) for r in shown]
+    return "\n".join(f"| {' | '.join(r)} |" for r in shown)
 
 
 def call(name: str, obj) -> str:
@@ -346,7 +392,9 @@ def describe(path: Path, api: Path, blob: str):
             continue
         data, obj = c["outputs"][0]["data"], getattr(module, name[1])
         link = f"\n\n[source]({source}#L{line_of[name[1]]}){{.source-link}}"
-        text = re.sub(r"^(### .*)$", lambda m: m[1] + link, text_of(data["text/markdown"]), count=1, flags=re.M)
+        # what is said of an object without a docstring
+        text = text_of(data["text/markdown"]).replace("*Call self as a function.*", "")
+        text = re.sub(r"^(### .*)$", lambda m: m[1] + link, text, count=1, flags=re.M)
         if table := parameters(obj):
             shown = f"```python\n{call(name[1], obj)}\n```"
             text = re.sub(r"```python\n.*?\n```", lambda m: shown, text, count=1, flags=re.S) + f"\n\n{table}\n"
@@ -430,12 +478,30 @@ def finish_page(path: Path, site: Path, address: str, text: str) -> tuple[str, l
     made_here = r'<div class="action-links"><a href="[^"]*/index\.md"[^>]*>.*?</a></div>'  # lists, which have no source
     text = re.sub(made_here, "", text)
     text = text.replace("</head>", f'<script src="{up}/site.js" defer></script></head>', 1)
+    if 'id="quarto-document-content"' in text:
+        skip = '<a class="skip" href="#quarto-document-content">Skip to the text</a>'
+        text = re.sub(r"<body[^>]*>", lambda m: m[0] + skip, text, count=1)
     seen = Loads()
     seen.feed(text)
     wrong = [f"{name} loads {s} from another host" for s in seen.loads if re.match("(https?:)?//", s)]
     hint = 'give its cell `#| fig-alt: "…"`'
     wrong += [f"{name} shows the picture {s} without an alternative text: {hint}" for s in seen.silent]
     return text, wrong
+
+
+def finish_search(text: str, site: Path) -> str:
+    "The index of the search: pages also by their descriptions, those of the library by their modules; τ for its TeX."
+    entries = json.loads(text)
+    for e in entries:
+        page, _, part = e["href"].partition("#")
+        path = Path(page)
+        if path.parts[0] == "api" and path.stem != "index":
+            e["title"] = module_name(path.relative_to("api"))
+        if not part and (site / path).exists():
+            about = re.search(r'<meta name="description" content="([^"]*)"', (site / path).read_text(encoding="utf-8"))
+            e["about"] = html.unescape(about[1]) if about else ""
+        e["text"] = re.sub(r"\\tau(?![a-z])", "τ", e["text"])
+    return json.dumps(entries, ensure_ascii=False)
 
 
 def finish(site: Path, proc: Path, address: str):
@@ -451,6 +517,8 @@ def finish(site: Path, proc: Path, address: str):
         if p.suffix == ".html":
             text, found = finish_page(p, site, address, text)
             wrong += found
+        elif p.name == "search.json":
+            text = finish_search(text, site)
         p.write_text(text, encoding="utf-8")
     web_font = r'@import\s*(?:url\(\s*)?(["\']?)https?://[^"\')]*\1\s*\)?[^;]*;'
     for p in site.rglob("*.css"):  # themes load fonts from a host; the next font that they name is the reader's
@@ -513,8 +581,8 @@ def build(out: Path, fresh: bool = False, renderer: str = "auto") -> Iterator[st
         os.environ |= dict(PARNB_FIGURES=str(figures), PARNB_QUIET="1")  # executed notebooks write into the copy
         for line in execute_all(nbs, fresh):
             yield f"{line}, {so_far()}"
-        runs = [p for p in notebooks(nbs) if not is_module(p, nbs) and p.name != "index.ipynb"]
-        silent = [p.stem for p in runs if not has_outputs(read(p))]
+        found = {p: read(p) for p in notebooks(nbs)}
+        silent = [p.stem for p, nb in found.items() if is_run(p, nbs, nb) and not has_outputs(nb)]
         if silent:
             yield f"without outputs, since they train; their pages show the command: {', '.join(silent)}"
         from parnb.show.report import write_report

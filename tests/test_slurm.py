@@ -15,7 +15,7 @@ RUNS = """
 import sys
 from parnb.study.reproduce import Pool
 from parnb.study.runs import make_run
-which = (('badnet_stripes', 'none'), ('blended_text', 'par'), ('sig', 'ft'))
+which = (('badnet_stripes', 'none'), ('blended_text', 'par'), ('badnet_stripes', 'ft'))  # the last waits for the first
 runs = [make_run(smoke=True, attack=a, method=m) for a, m in which]
 options = dict(slurm_partition='main', mem_gb=4, cpus_per_task=1)
 Pool.every = 1
@@ -53,7 +53,7 @@ def test_three_runs_one_of_them_requeued(tmp_path):
     out, _ = submitter.communicate(timeout=1800)
     assert submitter.returncode == 0, out
     assert "Restarts=1" in slurm("scontrol", "show", "job", victim)
-    assert len(list((tmp_path / "data" / "artifacts").glob("poisoned-*/record.json"))) == 3
+    assert len(list((tmp_path / "data" / "artifacts").glob("poisoned-*/record.json"))) == 2
     assert len(list((tmp_path / "data" / "artifacts").glob("cleaned-*/record.json"))) == 2
 
 

@@ -40,7 +40,14 @@ from parnb.core import (
     write_file,
 )
 from ..lazy import open_clip
-from .folders import architecture_of, folder_weights, read_config, read_weights
+from parnb.models.folders import (
+    architecture_of,
+    check_config,
+    check_text_tower,
+    folder_weights,
+    read_config,
+    read_weights,
+)
 from .formats import fill_model, read_checkpoint, usual_preprocessing
 from ..progress import progress
 
@@ -102,15 +109,22 @@ def _remedy(folder: Path) -> str:
     return "copy the whole model folder again from where you obtained it, or restore it from a backup"
 
 # %% ../../nbs/api/models/clip.ipynb #71ecd077
+_CODE = "is code of its author, which is not executed: give a model whose tokenizer is one of transformers' own"
+
+
 def _tokenizer(name: str, context_length: int | None = None) -> Callable:
     "The tokenizer of an architecture or folder. Raises `ParnbError` for one that cannot be downloaded."
     if name in TINY:
         return tiny_tokenizer(context_length or 24)
+    where = None
     try:
         with quiet_open_clip():
-            return open_clip.get_tokenizer(name, context_length=context_length)
-    except (OSError, ImportError, ValueError) as e:
-        where = open_clip.get_model_config(name)["text_cfg"].get("hf_tokenizer_name")
+            where = open_clip.get_model_config(name)["text_cfg"].get("hf_tokenizer_name")
+            options = dict(trust_remote_code=False) if where else {}  # CLIP's own tokenizer has no such option
+            return open_clip.get_tokenizer(name, context_length=context_length, **options)
+    except Exception as e:  # transformers raises errors of many kinds
+        if "trust_remote_code" in str(e):
+            raise ParnbError(f"the tokenizer of {name} ({where}) {_CODE}") from None
         raise ParnbError(
             f"the tokenizer of {name} ({where} on the Hugging Face hub) is not on this computer and cannot be "
             "downloaded: connect to the internet once, or call `save_clip(…, tokenizer=…)` on a computer that has "
@@ -124,9 +138,12 @@ def _folder_tokenizer(folder: Path, name: str, text: dict) -> Callable:
     if not (within and text.get("hf_tokenizer_name")):
         return _tokenizer(name, text.get("context_length"))
     options = dict(tokenizer_mode=text.get("tokenizer_mode")) | (text.get("tokenizer_kwargs") or {})
+    options |= dict(trust_remote_code=False, local_files_only=True)
     try:
         return open_clip.tokenizer.HFTokenizer(str(folder), text.get("context_length", 77), **options)
-    except (OSError, ImportError, ValueError) as e:
+    except Exception as e:  # transformers raises errors of many kinds
+        if "trust_remote_code" in str(e):
+            raise ParnbError(f"the tokenizer in {folder} {_CODE}") from None
         raise ParnbError(f"the tokenizer in {folder} cannot be read ({first_line(e)}): {_remedy(folder)}") from e
 
 
@@ -136,7 +153,10 @@ def _check_folder(folder: Path):
     if not weights or not any((folder / n).is_file() for n in ("open_clip_config.json", "config.json")):
         lost = "a configuration (open_clip_config.json)" if weights else "weights (model.safetensors)"
         raise ParnbError(f"{folder} is no model folder, it lacks {lost}: {_remedy(folder)}")
-    made = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    try:
+        made = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    except (OSError, ValueError, RecursionError) as e:
+        raise ParnbError(f"{record} is damaged ({first_line(e)}): {_remedy(folder)}") from None
     sha = made.get("sha256") if isinstance(made, dict) else None
     if isinstance(sha, str) and sha != file_sha256(weights[0]):
         raise ParnbError(
@@ -151,12 +171,28 @@ def _from_folder(folder: Path, device) -> tuple[nn.Module, Callable, Callable]:
     with TemporaryDirectory() as d, quiet_open_clip():
         Path(d, "open_clip_config.json").write_text(json.dumps(made), encoding="utf-8")
         try:
+            check_text_tower(made["model_cfg"])
             options = dict(device=device, pretrained_text=False)
             model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{d}", **options)
-        except (RuntimeError, OSError, ValueError, TypeError, AssertionError) as e:
-            raise ParnbError(f"open_clip cannot build the model in {folder} ({first_line(e)})") from e
+        except Exception as e:  # numbers that do not fit together fail anywhere
+            raise ParnbError(
+                f"open_clip cannot build the model in {folder} ({first_line(e) or type(e).__name__}): copy the folder "
+                "again, or give its weights file with --checkpoint and the architecture with --model"
+            ) from e
     fill_model(model, read_weights(folder), name, folder)
     return model.eval(), preprocess, _folder_tokenizer(folder, name, made["model_cfg"]["text_cfg"])
+
+
+def _check_hub(name: str):
+    "Raise `ParnbError` for a model on a hub whose configuration cannot be used, or would execute code."
+    try:
+        with quiet_open_clip():
+            check_text_tower(check_config(dict(model_cfg=open_clip.get_model_config(name)))["model_cfg"])
+    except Exception as e:  # of the network, or of a configuration that can be wrong in any way
+        raise ParnbError(
+            f"the configuration of {name} cannot be used ({first_line(e)}): check the name and the network, or give "
+            "another model"
+        ) from e
 
 
 def _tag_or_file(name: str, pretrained: str | Path | None) -> tuple[str | None, Path | None]:
@@ -196,6 +232,8 @@ def load_clip(
         return _from_folder(file, device)
     state, trained_as = read_checkpoint(file) if file else ({}, ())
     options = usual_preprocessing(name) if file else {}
+    if name.startswith("hf-hub:"):
+        _check_hub(name)
     try:
         with quiet_open_clip():
             model, _, preprocess = open_clip.create_model_and_transforms(

@@ -235,6 +235,21 @@ def fitting_models(
     return [n for n in open_clip.list_models() if shown == {k: v for k, v in _traits_of(n).items() if k in shown}]
 
 # %% ../../nbs/api/models/formats.ipynb #311ac4f9
+_KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool)
+_KINDS += (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # of counters, such as those of batch norms
+
+
+def _check_kinds(state: dict[str, Tensor], path: str | Path):
+    "Raise `ParnbError` for tensors that hold no plain numbers: sparse, nested, quantised, complex, without values."
+    for k, v in state.items():
+        if v.is_nested or v.is_quantized or v.is_meta or v.layout != torch.strided or v.dtype not in _KINDS:
+            kind = "without values" if v.is_meta else "nested" if v.is_nested else f"of {v.dtype}, {v.layout}"
+            raise ParnbError(
+                f"{path} holds {k!r} as a tensor {kind}, which cannot be loaded: save its weights as dense tensors of "
+                "float16, bfloat16, float32 or float64"
+            )
+
+
 def _misfit(model: nn.Module, state: dict[str, Tensor], name: str) -> str:
     "Where a converted state dict differs from a model, as a part of a sentence; empty if they agree."
     want = model.state_dict()
@@ -243,6 +258,9 @@ def _misfit(model: nn.Module, state: dict[str, Tensor], name: str) -> str:
     other = next((k for k in want if k in state and state[k].shape != want[k].shape), None)
     if other and not wrong:
         wrong = [f"its {other!r} is {list(state[other].shape)}, where {name} has {list(want[other].shape)}"]
+    whole = (k for k in want if k in state and want[k].is_floating_point() and not state[k].is_floating_point())
+    if not wrong and (other := next(whole, None)):
+        wrong = [f"its {other!r} holds whole numbers, where {name} has fractions"]
     return " and ".join(wrong)
 
 
@@ -266,7 +284,9 @@ def fill_model(
 ) -> None:
     """Load weights of the same names and shapes.
 
-    Raises `ParnbError` that says what the weights fit, and for values that are not finite. Source: ours."""
+    Raises `ParnbError` that says what the weights fit, for tensors that hold no plain numbers, and for values that are
+    not finite, or not in the model's precision. Source: ours."""
+    _check_kinds(state, path)
     if any(k.startswith(("text_model.", "vision_model.")) for k in state):
         state = from_transformers(state, path)
     given, state = state, dict(open_clip.convert.convert_state_dict(model, state))
@@ -276,13 +296,13 @@ def fill_model(
     for k in ("logit_scale", "logit_bias"):
         if k in state and k in want and state[k].numel() == 1:
             state[k] = state[k].reshape(want[k].shape)
-    if bad := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
+    if wrong := _misfit(model, state, name):
+        raise ParnbError(f"{path} does not fit {name}: {wrong}; {_suggestion(fitting_models(given), name)}")
+    if bad := [k for k, v in state.items() if not v.to(want[k].dtype).isfinite().all()]:
         raise ParnbError(
             f"{path} holds values that are not finite in {len(bad)} of {len(state)} tensors, the first is {bad[0]!r}: "
             "the training diverged or the file is damaged, so use an earlier or an undamaged checkpoint"
         )
-    if wrong := _misfit(model, state, name):
-        raise ParnbError(f"{path} does not fit {name}: {wrong}; {_suggestion(fitting_models(given), name)}")
     model.load_state_dict(state)
 
 # %% ../../nbs/api/models/formats.ipynb #370f6eca

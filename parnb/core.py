@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECKOUT', 'PACKAGE', 'SHIPPED', 'DATA', 'FIGS', 'PRETRAINED', 'RELEASED', 'NBS', 'PRESETS', 'CACHE', 'ARTIFACTS',
-           'RUNS', 'LOCAL', 'SCIENCE', 'ParnbError', 'pick', 'content_key', 'file_sha256', 'explain_os', 'first_line',
-           'named_path', 'new_folder', 'write_file', 'locked', 'cached']
+           'RUNS', 'LOCAL', 'SCIENCE', 'LARGEST', 'ParnbError', 'pick', 'content_key', 'file_sha256', 'read_file',
+           'explain_os', 'first_line', 'named_path', 'new_folder', 'write_file', 'locked', 'cached']
 
 # %% ../nbs/api/core.ipynb #f33ebd8a
 import difflib
@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -107,6 +108,23 @@ def file_sha256(
             return hashlib.file_digest(f, "sha256").hexdigest()
     except FileNotFoundError:
         raise ParnbError(f"{path} is missing") from None
+
+# %% ../nbs/api/core.ipynb #e4790aa1
+LARGEST = 2**30  # bytes of a file that is read at once
+
+
+def read_file(
+    path: str | Path,  # the file to read
+) -> bytes:  # all of it
+    "Read a file. Raises `OSError` for a device, a pipe, and more than `LARGEST` bytes. Source: ours."
+    now = getattr(os, "O_NONBLOCK", 0)  # a pipe without a writer is opened, too
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | now)) as f:
+        about = os.fstat(f.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if about.st_size > LARGEST:
+            raise OSError(errno.EFBIG, f"the file has more than {LARGEST >> 20:,} MB", str(path))
+        return f.read()
 
 # %% ../nbs/api/core.ipynb #967601cb
 def explain_os(

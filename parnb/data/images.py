@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from ..core import CACHE, ParnbError, cached, content_key, write_file
-from .pairs import Pairs, resize_and_crop
+from .pairs import Pairs, open_image, resize_and_crop
 from .unusable import Lost, check_lost, most_lost
 from ..lazy import open_clip
 from ..progress import progress
@@ -98,7 +98,7 @@ class Images:
         name = f"image {i}"
         try:
             name, x = self.read(i)
-            x = x if isinstance(x, Image.Image) else Image.open(io.BytesIO(x))
+            x = x if isinstance(x, Image.Image) else open_image(x)
             if self.squash:
                 x = x.convert("RGB").resize((self.size, self.size), Image.Resampling[self.interpolation.upper()])
             return resize_and_crop(x, self.size, self.interpolation)
@@ -111,7 +111,9 @@ def _why(e: Exception) -> str:
     "Why an image cannot be read, in equal words for equal reasons."
     if isinstance(e, FileNotFoundError):
         return "the file is missing"
-    return "the file holds no image" if isinstance(e, UnidentifiedImageError) else str(e) or type(e).__name__
+    if isinstance(e, UnidentifiedImageError):
+        return "the file holds no image"
+    return getattr(e, "strerror", None) or str(e) or type(e).__name__  # of an `OSError`, without the file's name
 
 
 def of_other_type(

@@ -20,8 +20,9 @@ from parnb.data import unusable
 from parnb.data.corpora import open_source
 from parnb.data.csv_rows import read_rows
 from parnb.data.images import Images, losses
-from parnb.data.labelled import open_classes
+from parnb.data.labelled import open_captions, open_classes
 from parnb.data.unusable import Lost
+from parnb.study.flags import open_folder
 from parnb.study.scale_data import data_of
 
 ALPHABET = list("abcdefg ,;\"'\n") + ["\r\n", "é", ".jpg"]
@@ -126,6 +127,28 @@ def test_a_few_broken_images(tmp_path, capsys):
     (tmp_path / "11.png").write_bytes(b"")
     with pytest.raises(ParnbError, match="4 of 40 images cannot be used"):
         open_source(path, 8).images[:]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_or_a_device_among_the_images(tmp_path):
+    "Neither is read, which would never begin or never end; a link to no file is an image that is missing."
+    for name in ("cat", "dog"):
+        write_images(tmp_path / "val" / name, [f"{i}.png" for i in range(5)])
+    os.mkfifo(tmp_path / "val" / "cat" / "5.png")
+    (tmp_path / "val" / "dog" / "5.png").symlink_to("/dev/zero")
+    (tmp_path / "val" / "dog" / "6.png").symlink_to("nowhere.png")
+    names = [f"{c}/{i}.png" for c in ("cat", "dog") for i in range(6)] + ["dog/6.png"]
+    told = [dict(filename=n, split="test", sentences=[dict(raw="a cat")] * 5) for n in names]
+    (tmp_path / "captions.json").write_text(json.dumps(dict(images=told)))
+    opened = (
+        open_classes(tmp_path / "val", 8, limit=0.3),
+        open_folder(tmp_path / "val", 8, limit=0.3),
+        open_captions(tmp_path / "captions.json", tmp_path / "val", 8, limit=0.3),
+    )
+    for pairs in opened:
+        assert len(pairs) == 13 and (pairs.images[:][[5, 11, 12]] == 128).all()
+        reasons = [pairs.images.bad[i].reason for i in (5, 11, 12)]
+        assert reasons == ["it is no regular file", "it is no regular file", "the file is missing"]
 
 
 def test_names_that_are_not_in_utf8(tmp_path, capsys):

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import CACHE, ParnbError, content_key, explain_os, first_line, locked, pick, write_file
+from ..core import CACHE, ParnbError, content_key, explain_os, first_line, locked, pick, read_file, write_file
 from .csv_rows import read_header, read_rows, stamp_csv
-from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Column, Images, of_other_type, open_index
+from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Column, Images, _why, of_other_type, open_index
 from .pairs import Pairs
-from .unusable import Lost, check_lost
+from .unusable import LONG, Lost, check_lost, read_text
 from ..progress import progress
 
 # %% ../../nbs/api/data/corpora.ipynb #b8335b7e
@@ -133,10 +133,10 @@ def _samples(path: str, shard: int, ext: str, what: str) -> Iterator[tuple[str, 
                 if stem is not None:
                     yield stem, row
                 row, stem = {}, base
-            if len(row) == 4:
-                continue  # further files of a complete sample
+            if len(row) == 4 or m.issparse():
+                continue  # further files of a complete sample; a file with holes may be of any size
             if end.lower() == ext:
-                row[what] = tar.extractfile(m).read()
+                row[what] = tar.extractfile(m).read(LONG + 1)
             elif f".{end.lower()}" in IMAGE_SUFFIXES:
                 row |= dict(shard=shard, start=m.offset_data, length=m.size)
         if stem is not None:
@@ -152,9 +152,7 @@ def _shard_rows(path: str, shard: int, ext: str, what: str, check: Callable) -> 
                 yield Lost(place, f"the sample has no {' and no '.join(missing)}")
                 continue
             try:
-                yield row | {what: check(row[what].decode("utf-8-sig"))}
-            except UnicodeDecodeError:
-                yield Lost(place, f"its {ext} is not in UTF-8")
+                yield row | {what: check(read_text(row[what], ext))}
             except ValueError as e:
                 yield Lost(place, str(e))
     except (tarfile.TarError, EOFError) as e:
@@ -207,7 +205,7 @@ def image_reader(
 
 def _content(x: dict | None) -> bytes | None:
     "The image file of a row, None if there is none."
-    return x and (x["bytes"] or (Path(x["path"]).read_bytes() if x["path"] else None))
+    return x and (x["bytes"] or (read_file(x["path"]) if x["path"] else None))
 
 # %% ../../nbs/api/data/corpora.ipynb #1f303beb
 def fetch_rows(
@@ -322,12 +320,11 @@ def _open_folder(path: Path, size: int, most, limit) -> Pairs:
                 yield Lost(place, "the image has no .txt of its name beside it")
             else:
                 try:
-                    caption = check_caption(text.read_text(encoding="utf-8-sig").strip())
-                    yield dict(caption=caption, place=os.fsencode(f))  # Arrow's texts are in UTF-8, names need not be
-                except UnicodeDecodeError:
-                    yield Lost(place, "its .txt is not in UTF-8")
-                except ValueError as e:
-                    yield Lost(place, str(e))
+                    caption = re.sub("\r\n?", "\n", read_text(read_file(text), ".txt"))
+                    # Arrow's texts are in UTF-8, names need not be
+                    yield dict(caption=check_caption(caption.strip()), place=os.fsencode(f))
+                except (OSError, ValueError) as e:
+                    yield Lost(place, _why(e))
 
     # what joined later is listed so that an older index without it is not used: GIF files, and what cannot be used
     unusual = (".txt", ".gif", *OTHER_SUFFIXES)
@@ -342,7 +339,7 @@ def _in_files(name: str, key: str, content: str, rows: Callable, folder: Path, s
     table, lost = open_index(name, key, rows, most)
     places = Column(table["place"])
     return _in_table(
-        name, content, table, lambda i: ((p := os.fsdecode(places[i])), (folder / p).read_bytes()), size, limit, lost
+        name, content, table, lambda i: ((p := os.fsdecode(places[i])), read_file(folder / p)), size, limit, lost
     )
 
 
@@ -423,7 +420,7 @@ def open_source(
     if not path.is_dir():
         return _open_csv(path, size, image, caption, root, sep, most, limit)
     _without_effect(f"the folder {path}", columns | files)
-    if tars := sorted(map(str, path.rglob("*.tar"))):
+    if tars := sorted(str(p) for p in path.rglob("*.tar") if p.is_file()):
         return _open_shards(tars, size, most, limit)
     return _open_folder(path, size, most, limit)
 

@@ -10,6 +10,7 @@ import csv
 import itertools
 import os
 import re
+import stat
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ def read_header(
         head.encode()  # fails for what is not in UTF-8
         sep = max(",\t;|", key=head.count) if sep is None else sep
         return next(csv.reader([head], delimiter=sep)), sep
-    except (OSError, UnicodeError, StopIteration) as e:
+    except (OSError, UnicodeError, StopIteration, csv.Error) as e:
         raise ParnbError(
             f"{path} cannot be read as a csv in UTF-8 ({e or 'it is empty'}): its first line must name the columns"
         ) from None
@@ -42,8 +43,18 @@ def read_header(
 _LONGEST = 100  # lines of a row
 
 
+def _fields(line: str, sep: str) -> list[str]:
+    "The fields of a line; none if one is longer than Python's reader allows."
+    try:
+        return next(csv.reader([line], delimiter=sep), [])
+    except csv.Error:
+        return []
+
+
 def _parse(first: str, ahead: deque[str], lines: Iterator[str], sep: str, image: int) -> tuple[list[str] | None, int]:
-    "The fields of a row, None if its quotes are not closed; and how many lines of `ahead` belong to it."
+    """The fields of a row, None if its quotes are not closed; and how many lines of `ahead` belong to it.
+
+    There are no fields if one is longer than Python's reader allows."""
     reader = csv.reader([first, ""], delimiter=sep, strict=True)
     try:
         fields = next(reader)
@@ -51,7 +62,7 @@ def _parse(first: str, ahead: deque[str], lines: Iterator[str], sep: str, image:
             return fields, 0
     except csv.Error:
         if reader.line_num == 1:  # text after a quote, as in "old" house
-            return next(csv.reader([first.rstrip("\r\n")], delimiter=sep)), 0
+            return _fields(first.rstrip("\r\n"), sep), 0
     ahead.extend(itertools.islice(lines, _LONGEST - len(ahead)))
     reader = csv.reader([first, *ahead, ""], delimiter=sep, strict=True)
     try:
@@ -69,7 +80,7 @@ def _rows(lines: Iterator[str], sep: str, image: int) -> Iterator[tuple[int, lis
     number = 2  # the first line names the columns
     while first := ahead.popleft() if ahead else next(lines, ""):
         fields, more = _parse(first, ahead, lines, sep, image) if '"' in first else (first.rstrip("\r\n").split(sep), 0)
-        if fields is None or any(map(str.strip, fields)):
+        if not fields or any(map(str.strip, fields)):
             yield number, fields
         for _ in range(more):
             ahead.popleft()
@@ -80,6 +91,8 @@ def _problem(fields: list[str] | None, at: Sequence[int], width: int, sep: str) 
     "Why a row cannot be used, or nothing."
     if fields is None:
         return "a quote is not closed"
+    if not fields:
+        return f"a field in quotes has more than {csv.field_size_limit():,} characters"
     if any(f.strip() for f in fields[width:]):
         return f"{len(fields)} fields instead of {width}: a caption that contains {sep!r} must be in quotes"
     if len(fields) <= max(at):
@@ -123,7 +136,7 @@ def sample_images(
                 f.seek(start)
                 f.readline()  # the rest of a row
                 lines.append(f.readline())
-    rows = (next(csv.reader([x.decode("utf-8", "surrogateescape")], delimiter=sep), []) for x in lines[1:])
+    rows = (_fields(x.decode("utf-8", "surrogateescape"), sep) for x in lines[1:])
     return list(dict.fromkeys(row[at] for row in rows if len(row) > at))
 
 # %% ../../nbs/api/data/csv_rows.ipynb #a86166b1
@@ -147,13 +160,15 @@ def stamp_csv(
     root: str | Path | None = None,  # the folder that its paths start from; None: the csv's own
 ) -> str:  # equal for equal csvs of equal images, wherever they lie
     "Name the content of a csv and of its images. Source: ours."
-    stat = os.stat(path)
-    found: list = [_sha256(str(path), stat.st_size, stat.st_mtime_ns)]
+    about = os.stat(path)
+    found: list = [_sha256(str(path), about.st_size, about.st_mtime_ns)]
     for name in sample_images(path, image, sep):
         file = os.path.join(root or path.parent, name)
         try:
-            stat = os.stat(file)
-            found.append([ascii(name), stat.st_size, _middle(file, stat.st_size, stat.st_mtime_ns)])
+            about = os.stat(file)
+            if not stat.S_ISREG(about.st_mode):
+                raise ValueError("a device or a pipe, which may have no end")
+            found.append([ascii(name), about.st_size, _middle(file, about.st_size, about.st_mtime_ns)])
         except (OSError, ValueError):  # missing, or no name of a file
             found.append([ascii(name)])
     return content_key(found)

@@ -7,6 +7,7 @@ __all__ = ['read_names', 'wordnet_names', 'open_classes', 'class_folders', 'open
 
 # %% ../../nbs/api/data/labelled.ipynb #2b39ac27
 import json
+import os
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import ParnbError, content_key
+from ..core import ParnbError, content_key, first_line, read_file
 from parnb.data.corpora import (
     IMAGE_COLUMNS,
     expand_shards,
@@ -66,6 +67,7 @@ def wordnet_names(
     return [_wordnet().get(c, c) for c in classes] if ids else list(classes)
 
 # %% ../../nbs/api/data/labelled.ipynb #a53fe6e0
+_LAST = 10**6  # the largest number of a class
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
 
 
@@ -145,10 +147,10 @@ def _folder_classes(path: Path) -> tuple:
             "of at least two classes"
         )
     return (
-        lambda i: (str(found[i][0]), found[i][0].read_bytes()),
+        lambda i: (str(found[i][0]), read_file(found[i][0])),
         np.array([k for _, k in found]),
         [c.replace("_", " ") for c in classes],
-        content_key([(str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f, _ in found]),
+        content_key([(str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f, _ in found if f.exists()]),
         lost,
     )
 
@@ -163,6 +165,8 @@ def _shard_classes(tars: Sequence[str], names: Sequence[str] | None = None) -> t
 def _class_number(text: str) -> int:
     if not text.strip().isdecimal():
         raise ValueError(f"the class is {text.strip()[:20]!r}: it must be a whole number from 0")
+    if len(text.strip()) > 20 or int(text) > _LAST:
+        raise ValueError(f"the class is {text.strip()[:20]}: the largest number of a class is {_LAST:,}")
     return int(text)
 
 
@@ -180,6 +184,10 @@ def _hub_classes(name: str, split: str, streaming: bool) -> tuple:
         number = {name: k for k, name in enumerate(names)}
         given = [number.get(name) for name in given]
     labels = np.array([-1 if k is None else k for k in given])
+    if labels.max(initial=0) > _LAST:
+        raise ParnbError(
+            f"{name} has the class {labels.max()}, and the largest number is {_LAST:,}: number its classes anew"
+        )
     at, read = np.flatnonzero(labels >= 0), image_reader(ds, image)
     if not len(at):
         raise ParnbError(f"no row of {name} in the split {split!r} has a class: give another split")
@@ -196,16 +204,16 @@ def _read_annotations(path: Path, split: str) -> tuple[list[tuple[str, list[str]
             captions: dict = {}
             for a in data["annotations"]:
                 captions.setdefault(a["image_id"], []).append(a["caption"])
-            return [(i["file_name"], captions.get(i["id"], [])) for i in data["images"]], ""
+            return [(os.fspath(i["file_name"]), captions.get(i["id"], [])) for i in data["images"]], ""
         found = [
             (str(Path(i.get("filepath", "")) / i["filename"]), [s["raw"] for s in i["sentences"]])
             for i in data["images"]
             if i["split"] == split
         ]
         return found, f" in its split {split!r}"
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except Exception as e:  # a stranger's file can be wrong in any way
         raise ParnbError(
-            f"{path} cannot be read as captions of images ({type(e).__name__}: {e}): "
+            f"{path} cannot be read as captions of images ({type(e).__name__}: {first_line(e)}): "
             "give Karpathy's JSON file of COCO or Flickr30k, or COCO's own captions_*.json"
         ) from None
 
@@ -240,5 +248,5 @@ def open_captions(
             f"{first} of {path.name} is not in {folder}: give the folder that holds the images (`--captions-images`)"
         )
     key = content_key([str(path.resolve()), path.stat().st_size, each, most, split])
-    images = Images(lambda i: (str(files[i]), files[i].read_bytes()), len(files), size, limit, key, lost)
+    images = Images(lambda i: (str(files[i]), read_file(files[i])), len(files), size, limit, key, lost)
     return Pairs(images, [c for _, c in found], np.arange(len(files)), np.full(len(files), -1), path.stem)

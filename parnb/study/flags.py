@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import SCIENCE, ParnbError, content_key, pick
+from ..core import SCIENCE, ParnbError, content_key, pick, read_file
 from ..data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Images, of_other_type, take_lazily, with_preprocessing
 from ..data.pairs import Pairs
 from ..data.unusable import check_lost
@@ -48,9 +48,9 @@ def open_folder(
     check_lost(lost, len(every), f"images of {folder.name}", limit)
     if not files:
         raise ParnbError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}): give another folder")
-    stamps = [(n, (s := p.stat()).st_size, s.st_mtime_ns) for n, p in zip(names, files)]
+    stamps = [(n, (s := p.stat()).st_size, s.st_mtime_ns) for n, p in zip(names, files) if p.exists()]
     key = content_key(["images", str(folder.resolve()), stamps])
-    images = Images(lambda i: (names[i], files[i].read_bytes()), len(files), size, limit, key, lost)
+    images = Images(lambda i: (names[i], read_file(files[i])), len(files), size, limit, key, lost)
     return Pairs(images, names, np.arange(len(files)), np.full(len(files), -1), folder.name)
 
 # %% ../../nbs/api/study/flags.ipynb #70e618ae

@@ -12,14 +12,24 @@ import json
 import re
 import tarfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..core import ARTIFACTS, CACHE, ParnbError, content_key, explain_os, file_sha256, locked, write_file
+from parnb.core import (
+    ARTIFACTS,
+    CACHE,
+    LARGEST,
+    ParnbError,
+    content_key,
+    explain_os,
+    file_sha256,
+    locked,
+    write_file,
+)
 from .images import IMAGE_SUFFIXES
 from .pairs import Pairs, concat, from_dataset, whole_ids
 from .scenes import SIZE
@@ -57,7 +67,9 @@ def read_manifest(
     "Read the manifest of a folder of shards. Raises `ParnbError` where it is missing or damaged. Source: ours."
     path = Path(folder) / "manifest.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found := json.loads(path.read_text(encoding="utf-8")), dict):
+            raise ValueError("no object")
+        return found
     except FileNotFoundError:
         raise ParnbError(
             f"{path} is missing, so {folder} holds no complete set of shards: write them again, or give another folder"
@@ -74,7 +86,7 @@ def claim_folder(
 
     Raises `ParnbError` for a folder with other content, and where it cannot be made. Source: ours."""
     complete, parts = (folder / "manifest.json").exists(), folder / f".parts-{key}"
-    if complete and read_manifest(folder)["key"] == key:
+    if complete and read_manifest(folder).get("key") == key:
         return None
     if complete or folder.exists() and any(folder.iterdir()) and not parts.exists():
         raise ParnbError(f"{folder} already holds something else: choose another folder")
@@ -138,7 +150,7 @@ def read_shards(
     Raises `ParnbError` naming a damaged shard, and for too many samples without a readable image or a caption.
     Source: ours, through webdataset."""
     if isinstance(source, (str, Path)):
-        expected = {Path(source) / s["name"]: s["sha256"] for s in read_manifest(source)["shards"]}
+        expected = {Path(source) / name: sha for name, sha in _listed(Path(source))}
     else:
         expected = {Path(s): None for s in source}
     parts, bad = [], []
@@ -159,6 +171,31 @@ def read_shards(
     return replace(whole, ids=whole_ids(whole.ids))  # each shard without numbers counts from 0
 
 
+def _listed(folder: Path) -> list[tuple[str, str]]:
+    "Name and checksum of each shard of a manifest."
+    try:
+        listed = [(s["name"], s["sha256"]) for s in read_manifest(folder)["shards"]]
+        if all(re.fullmatch(r"\w[\w.-]*", name) and re.fullmatch("[0-9a-f]{64}", sha) for name, sha in listed):
+            return listed
+    except (LookupError, TypeError):
+        pass
+    raise ParnbError(
+        f"{folder / 'manifest.json'} does not list shards by the names of files beside it and their checksums: "
+        f"{_again(folder)}"
+    )
+
+
+def _files(path: Path) -> Iterator[dict]:
+    """The files of a shard, as webdataset groups them into samples.
+
+    webdataset itself is not given the path: it would run what one with `pipe:` names. A file with holes is left out,
+    because it may be of any size."""
+    with tarfile.open(path) as tar:
+        for m in tar:
+            if m.isfile() and not m.issparse() and m.size <= LARGEST and not re.match(r"__[^/]*__($|/)", m.name):
+                yield dict(fname=m.name, data=tar.extractfile(m).read(), __url__=str(path))
+
+
 def _row(sample: dict) -> dict:
     "The row of a sample; what it lacks is None."
     image = next((x for k, x in sample.items() if f".{k.lower()}" in IMAGE_SUFFIXES), None)
@@ -168,15 +205,15 @@ def _row(sample: dict) -> dict:
 
 def _read_shard(path: Path, sha: str | None, size: int, limit: float) -> Pairs:
     "The pairs of one shard, whose checksum is verified where it is known."
-    import webdataset as wds
+    from webdataset.tariterators import group_by_keys
 
     remedy = f"restore {path.name}, or {_again(path.parent)}"
+    if not path.is_file():
+        raise ParnbError(f"{path} is missing: {remedy}")
     if sha and file_sha256(path) != sha:
         raise ParnbError(f"{path} is truncated or altered (its checksum does not match the manifest): {remedy}")
-    if not path.exists():
-        raise ParnbError(f"{path} is missing: {remedy}")
     try:
-        rows = [_row(r) for r in wds.WebDataset(str(path), shardshuffle=False)]
+        rows = [_row(r) for r in group_by_keys(_files(path))]
     except (OSError, ValueError, tarfile.TarError, EOFError) as e:
         raise ParnbError(f"{path} cannot be read ({e}): {remedy}") from None
     if not rows:

@@ -102,7 +102,7 @@ def embed_prompts(
 class _Partial:
     "A file that receives embeddings as they are computed. Raises `ParnbError` on a full disk."
 
-    def __init__(self, path: Path | None, views: int, width: Callable[[], int]):
+    def __init__(self, path: Path | None, count: int, views: int, width: Callable[[], int]):
         self.path, self.rows, self.file = path, [], None
         if path is None:
             return
@@ -110,9 +110,12 @@ class _Partial:
         if path.exists():
             flat, row = torch.from_numpy(np.fromfile(path, np.float32)), views * width()
             complete = len(flat) // row * row  # an incomplete last row is dropped
-            self.rows = [flat[:complete].view(-1, views, row // views)]
+            found = flat[:complete].view(-1, views, row // views)[:count]
+            whole = ((found.norm(dim=-1) - 1).abs() < 1e-3).all(1)  # not the zeros that a crash leaves in a file
+            self.rows = [found[: int(whole.long().cumprod(0).sum())]]
         self.file = open(path, "r+b" if self.done else "wb")
         if self.done:
+            self.file.truncate(self.rows[0].nbytes)
             self.file.seek(self.rows[0].nbytes)
 
     @property
@@ -177,7 +180,7 @@ def embed_images(
 
     with (
         progress(name, len(images) * len(views), "images") as bar,
-        _Partial(partial, len(views), lambda: encode(pixels(images[:1], device)).shape[-1]) as out,
+        _Partial(partial, len(ids), len(views), lambda: encode(pixels(images[:1], device)).shape[-1]) as out,
     ):
         bar.step(out.done * len(views))
         for x, i in _batches(sources, ids, out.done, batch_size, device):

@@ -163,15 +163,20 @@ def _flush(path: Path):
 def _replacing(
     path: Path,  # the final path
 ) -> Iterator[Path]:
-    "Yield a temporary path beside `path`. What was written there becomes `path` if the block ends without an error."
+    """Yield a temporary path beside `path`. What was written there becomes `path` if the block ends without an error.
+
+    A link stays as it is; the place that it leads to is replaced.
+    """
+    path = path.resolve() if path.is_symlink() else path
     tmp = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for old in path.parent.glob(f".tmp-{glob.escape(path.name)}-{'[0-9a-f]' * 8}*"):  # not those of NAME-2
             shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
         yield tmp
-        for f in [tmp] if tmp.is_file() else [f for f in tmp.rglob("*") if f.is_file()]:
-            _flush(f)
+        for f in [tmp, *tmp.rglob("*")]:  # a folder is flushed, too: its list of files is not in them
+            if f.is_file() or f.is_dir():
+                _flush(f)
         if path.is_dir():
             os.replace(path, old := tmp.with_name(tmp.name + "-old"))
             shutil.rmtree(old)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..core import DATA, ParnbError, content_key, named_path, new_folder, pick, write_file
+from ..core import DATA, ParnbError, content_key, file_sha256, locked, named_path, new_folder, pick, write_file
 from ..data.labelled import read_names
 from ..lazy import open_clip
 from ..models.folders import architecture_of
@@ -179,10 +179,13 @@ def check_out(
     out = named_path(out)
     if folder and out.is_file():
         raise ParnbError(f"--out {out} is a file: give the path of a folder")
+    if folder and os.path.ismount(out):
+        raise ParnbError(f"--out {out} is a whole disk, which cannot be replaced: give the path of a folder on it")
     try:
-        places = [out] * out.is_dir() + [*out.absolute().parents]
-        place = next(p for p in places if p.exists())  # the first that is there; the others are made with the result
-        TemporaryDirectory(dir=place).cleanup()  # root may write where nothing can be made
+        whole = out.resolve() if out.is_symlink() else out.absolute()
+        place = next((p for p in whole.parents if p.exists()), whole)  # the others are made with the result
+        for p in [place, *([whole] * whole.is_dir())]:  # an empty folder is replaced, in the one that holds it
+            TemporaryDirectory(dir=p).cleanup()  # root may write where nothing can be made
     except OSError as e:
         raise ParnbError(f"--out {out} cannot be made ({e.strerror}): choose a folder that you may write to") from None
     return out
@@ -192,21 +195,30 @@ def check_empty(
     out: Path,  # of `check_out`
     key: str | None,  # of the model that it will hold; None: a calibrated one, whose key is known when it is made
 ) -> None:
-    "Raise `ParnbError` if a folder holds something else than this model. Source: ours."
+    "Raise `ParnbError` if a folder holds something else than this model, or a part of it. Source: ours."
     record = read_record(out)
     same = record.get("key") == key if key else record.get("stage") == "calibrated"
     if not same and out.is_dir() and any(out.iterdir()):
         raise ParnbError(f"--out {out} is not empty: choose another folder")
+    weights, stated = out / "model.safetensors", record.get("sha256")
+    if same and stated and not (weights.is_file() and file_sha256(weights) == stated):
+        raise ParnbError(f"--out {out} has the record of this model, and not its weights: delete it, or choose another")
 
 
 def publish(
     folder: Path,  # an artifact
     out: str | Path,  # the folder to make
 ) -> Path:  # the folder
-    "Copy a model to a folder. Raises `ParnbError` if the folder holds something else. Source: ours."
+    """Copy a model to a folder. Of two processes with the same folder, one copies, and the other finds the copy.
+
+    Raises `ParnbError` if the folder holds something else. Source: ours.
+    """
     out = named_path(out)
-    check_empty(out, read_record(folder).get("key", "none"))
-    if int(os.environ.get("RANK", 0)) == 0 and not read_record(out):
-        with new_folder(out) as tmp:
-            shutil.copytree(folder, tmp, dirs_exist_ok=True)
+    if int(os.environ.get("RANK", 0)) > 0:
+        return out
+    with locked(out.resolve()):
+        check_empty(out, read_record(folder).get("key", "none"))
+        if not read_record(out):
+            with new_folder(out) as tmp:
+                shutil.copytree(folder, tmp, dirs_exist_ok=True)
     return out

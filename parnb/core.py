@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHECKOUT', 'PACKAGE', 'SHIPPED', 'DATA', 'FIGS', 'PRETRAINED', 'RELEASED', 'NBS', 'PRESETS', 'CACHE', 'ARTIFACTS',
-           'RUNS', 'LOCAL', 'SCIENCE', 'LARGEST', 'ParnbError', 'pick', 'content_key', 'file_sha256', 'read_file',
-           'explain_os', 'first_line', 'named_path', 'new_folder', 'write_file', 'locked', 'cached']
+           'RUNS', 'LOCAL', 'SCIENCE', 'LARGEST', 'WAIT', 'ParnbError', 'pick', 'content_key', 'file_sha256',
+           'read_file', 'explain_os', 'first_line', 'named_path', 'new_folder', 'write_file', 'locked', 'cached',
+           'building', 'join_first']
 
 # %% ../nbs/api/core.ipynb #f33ebd8a
 import difflib
@@ -17,6 +18,7 @@ import os
 import shutil
 import stat
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -231,6 +233,10 @@ def write_file(
             tmp.unlink(missing_ok=True)
 
 # %% ../nbs/api/core.ipynb #e9ad20b0
+def _lock_of(path: Path) -> Path:
+    return path.parent / f".{path.name}.lock"
+
+
 @contextmanager
 def locked(
     path: str | Path,  # the path to be written; the lock lies beside it as `.NAME.lock` and is removed when released
@@ -243,7 +249,7 @@ def locked(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise explain_os(e, path) from e
-    lock = FileLock(file := path.parent / f".{path.name}.lock")
+    lock = FileLock(file := _lock_of(path))
     try:
         lock.acquire(timeout=1)
     except Timeout:
@@ -276,4 +282,53 @@ def cached(
                 if not path.suffix:
                     tmp.mkdir()
                 build(tmp)
+    return path
+
+# %% ../nbs/api/core.ipynb #d31f83d7
+WAIT = 1800  # s without a sign of the first process, as long as torch waits for a message
+
+
+def _sign_of(path: Path) -> Path:
+    "Where the first process of this start of `torchrun` says that it builds `path`; each start has its own place."
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "MASTER_ADDR", "MASTER_PORT")
+    return path.parent / f".first-{path.name}-{content_key([os.environ.get(k) for k in names])}"
+
+
+@contextmanager
+def building(
+    path: str | Path,  # to be built by this process, which holds its lock
+) -> Iterator[None]:
+    "Tell the other processes of `torchrun` to take part in building `path`. Source: ours."
+    sign = _sign_of(Path(path))
+    for left in sign.parent.glob(f".first-{glob.escape(Path(path).name)}-*"):  # of one that was killed
+        left.unlink(missing_ok=True)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        sign.touch()
+    try:
+        yield
+    finally:
+        sign.unlink(missing_ok=True)
+
+
+def join_first(
+    path: str | Path,  # as of `cached`
+    build: Callable[[], Any],  # the part of this process
+) -> Path:  # `path`, complete
+    """Build `path` if the first process of `torchrun` does, and wait until it has written it.
+
+    Raises what `build` raises, and `ParnbError` if nothing is seen of the first process. Source: ours.
+    """
+    path, took_part, last = Path(path), False, time.monotonic()
+    while not path.exists():
+        if (asked := _sign_of(path).exists()) and not took_part:
+            build()
+            took_part = True
+        if asked or _lock_of(path).exists():  # this start of `torchrun` builds it, or another program
+            last = time.monotonic()
+        elif time.monotonic() - last > WAIT:
+            raise ParnbError(
+                f"the first process of torchrun did not begin {path.name} in {path.parent}, or is on a machine with "
+                "another disk: let PARNB_DATA be a folder that all machines share"
+            )
+        time.sleep(0.2)
     return path

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..attacks.base import make_trigger
 from ..attacks.poisoning import poison_pairs
-from ..core import ARTIFACTS, CHECKOUT, PRETRAINED, ParnbError, cached, content_key
+from ..core import ARTIFACTS, CHECKOUT, PRETRAINED, ParnbError, building, cached, content_key, join_first
 from ..data.images import losses, triggered_images, with_preprocessing
 from ..data.pairs import Pairs
 from ..data.scenes import SPLITS
@@ -106,17 +106,17 @@ def artifact(
 ) -> Path:  # of `artifact_folder`
     """Find or compute the artifact of a stage.
 
-    The processes of `torchrun` compute it together; the first one writes it. Raises what `build` raises. Source: ours.
+    The processes of `torchrun` compute it together; the first one writes it. Raises what `build` and `join_first`
+    raise. Source: ours.
     """
     path, partial = artifact_folder(stage, key), ARTIFACTS / f".partial-{stage}-{key}.pt"
-    if int(os.environ.get("RANK", 0)) > 0 and not path.exists():
-        build(partial)
-        while not path.exists():  # the first process writes it
-            time.sleep(0.2)
+    if int(os.environ.get("RANK", 0)) > 0:
+        join_first(path, lambda: build(partial))
 
     def fill(tmp):
         start = time.perf_counter()
-        record = build(partial)(tmp)
+        with building(path):
+            record = build(partial)(tmp)
         record |= dict(stage=stage, key=key, seconds=round(time.perf_counter() - start, 2), versions=versions())
         (tmp / "config.json").write_text(json.dumps(config, indent=1, default=str), encoding="utf-8")
         (tmp / "record.json").write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -550,3 +550,16 @@ def test_a_stale_table_is_found(tmp_path):
     made.unlink()
     code, text = found()
     assert code == 1 and "holds no table" in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda p: p.stem)
+def test_a_workflow_has_no_more_rights_than_it_needs(path):
+    "A job that may publish runs no code of the repository, and no checkout leaves a token in the folder."
+    flow = yaml.safe_load(path.read_text())
+    assert flow["permissions"] == {"contents": "read"}
+    for name, job in flow["jobs"].items():
+        used = [s["uses"].split("@")[0] for s in job["steps"] if "uses" in s]
+        checkouts = [s.get("with", {}) for s in job["steps"] if s.get("uses", "").startswith("actions/checkout@")]
+        assert all(w.get("persist-credentials") is False for w in checkouts), f"{name} keeps a token"
+        if "id-token" in job.get("permissions", {}):
+            assert not checkouts and not [s for s in job["steps"] if "run" in s] and "actions/setup-python" not in used

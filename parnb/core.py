@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHECKOUT', 'PACKAGE', 'SHIPPED', 'DATA', 'FIGS', 'PRETRAINED', 'RELEASED', 'NBS', 'PRESETS', 'CACHE', 'ARTIFACTS',
            'RUNS', 'LOCAL', 'SCIENCE', 'LARGEST', 'WAIT', 'ParnbError', 'pick', 'content_key', 'file_sha256',
-           'read_file', 'explain_os', 'first_line', 'named_path', 'new_folder', 'write_file', 'locked', 'cached',
-           'building', 'join_first']
+           'read_file', 'explain_os', 'first_line', 'named_path', 'new_folder', 'write_file', 'locked', 'is_locked',
+           'cached', 'building', 'join_first']
 
 # %% ../nbs/api/core.ipynb #f33ebd8a
 import difflib
@@ -263,6 +263,23 @@ def locked(
         with suppress(OSError):  # Windows removes it itself; whoever waits notices, and makes a new one
             file.unlink()
         lock.release()
+
+
+def is_locked(
+    path: str | Path,  # as of `locked`
+) -> bool:
+    "Whether a process holds the right to write `path`; that of one that was killed is free. Source: ours."
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(file := _lock_of(Path(path)))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    with suppress(OSError):
+        file.unlink()
+    lock.release()
+    return False
 
 
 def cached(

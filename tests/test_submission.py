@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from processes import PARNB, env, fails_with, several
 
-from parnb.core import CACHE, ParnbError
+from parnb.core import CACHE, ParnbError, file_sha256
 from parnb.scales import load_preset
-from parnb.study import submission, verification
+from parnb.study import apart, submission, verification
 from parnb.study.agreement import COMPARED
 from parnb.study.protocol import ASR, UNCLEANED
 
@@ -83,6 +83,7 @@ def test_recomputing_gives_the_same_numbers(made):
         for name in COMPARED:
             assert found[name]["claimed"] == cell[name] == pytest.approx(found[name]["found"], abs=1e-6)  # 6 digits
     assert not any((folder / "data" / "verified").iterdir())  # the next one computes again
+    (folder / "data" / "verified" / "killed").mkdir()  # what a killed one left is removed by the next
 
 
 def test_a_false_number_is_rejected(made):
@@ -117,7 +118,10 @@ def test_bad_input_is_one_sentence(made, tmp_path):
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "part.json").write_text(json.dumps(dict(method="ft")))
     (tmp_path / "other.json").write_text(json.dumps(claim | dict(protocol="0" * 12)))
-    (tmp_path / "path.json").write_text(json.dumps(claim | dict(method="method.py")))
+    names = ["evil.py", "evil.py/", "evil.py/.", "./evil.py", "no_method"]  # of a file that must not run, or of nothing
+    (tmp_path / "evil.py").write_text("open('ran', 'w')")
+    for k, name in enumerate(names):
+        (tmp_path / f"path{k}.json").write_text(json.dumps(claim | dict(method=name)))
     stolen = claim["row"] | dict(parameters=dict(rate=0))  # of the poisoning
     (tmp_path / "rate.json").write_text(json.dumps(claim | dict(row=stolen)))
     (tmp_path / "row.json").write_text(json.dumps(dict(gird={})))
@@ -146,7 +150,7 @@ def test_bad_input_is_one_sentence(made, tmp_path):
         ("verify", "claim.json", *method, "--held-out"): "the claim has no held-out part",
         ("verify", "list.json"): "must be a JSON object",
         ("verify", "part.json"): "choices of the claim: field required",
-        ("verify", "path.json"): "the claim names a file as its method",
+        ("verify", "evil.py"): "evil.py is a file with a method",
         ("verify", "rate.json", *method): "parameter of Small weights",
         ("verify", "other.json", *method): "was made under the protocol 000000000000",
         ("verify", "ft", *method): "--method has no effect",
@@ -154,10 +158,35 @@ def test_bad_input_is_one_sentence(made, tmp_path):
         ("verify", "ft", "--cell", "sig:99"): "the claim has no cell sig:99",
         ("verify", "--all"): "need a claim",
     }
+    wrong |= {
+        ("verify", f"path{k}.json"): f"the claim names {name!r}, which is not registered"
+        for k, name in enumerate(names)
+    }
     done = several([[*words] for words in wrong], env(tmp_path / "data"), tmp_path)
     for p, expected in zip(done, wrong.values(), strict=True):
         fails_with(p, expected)
-    assert not list(tmp_path.glob("*-claim.json"))
+    assert not list(tmp_path.glob("*-claim.json")) and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("at", "says"),
+    [
+        ("'told.json' in sys.argv[-1]", "method.py ended its process before it was described"),
+        ("sys.argv[-1].endswith('made')", "badnet_stripes, seed 10 could not be recomputed"),
+    ],
+)
+def test_a_method_gives_no_verdict(made, tmp_path, at, says):
+    "It may print one and end its process, when it is described or when it cleans."
+    method, claim = tmp_path / "method.py", made[1]
+    method.write_text(f"import os, sys\nif {at}:\n    print('confirmed, 1 of 1 cells')\n    os._exit(0)\n{METHOD}")
+    if "could not" in says:
+        keys = apart.told_by(method, claim)["keys"][0]
+        claim = claim | dict(cells=[c | dict(key=k) for c, k in zip(claim["cells"], keys, strict=True)])
+    (tmp_path / "claim.json").write_text(json.dumps(claim | dict(code=file_sha256(method))))
+    done = parnb(tmp_path, "verify", "claim.json", "--method", "method.py")
+    fails_with(done, says)
+    assert not done.stdout and "confirmed, 1 of 1 cells" in done.stderr
+    assert not [*(tmp_path / "data").rglob("verified/*")]
 
 
 def git(folder, *words):

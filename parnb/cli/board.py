@@ -8,6 +8,7 @@ __all__ = ['app', 'METHOD', 'submit', 'verify']
 # %% ../../nbs/api/cli/board.ipynb #ae688958
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -35,11 +36,12 @@ def _read_json(path: Path, what: str) -> dict:
 
 def _checked(claim: str, method: str | None, held_out: bool) -> tuple[dict, str]:
     "A claim, or its held-out part, and the source of its method. Raises `ParnbError` for a claim that cannot be true."
+    from parnb.study.submission import method_file
     from parnb.study.verification import check_claim, commit_has_method, held_out_part
 
     stated, source = _stated(claim, method, held_out)
-    check_claim(stated)
-    if stated.get("held_out") and not commit_has_method(stated):
+    check_claim(stated, file := method_file(source))
+    if stated.get("held_out") and not commit_has_method(stated, file):
         print("not checked: whether the commit that draws the held-out cases has the method's file", file=sys.stderr)
     if stated.get("held_out") and not held_out:
         print("held-out cells are not recomputed: --held-out does it", file=sys.stderr)
@@ -49,21 +51,28 @@ def _checked(claim: str, method: str | None, held_out: bool) -> tuple[dict, str]
 def _stated(claim: str, method: str | None, held_out: bool) -> tuple[dict, str]:
     "A claim and the source of its method. Raises `ParnbError` if the method is missing, or has no effect."
     from parnb.study.protocol import all_rows, load_later, load_protocol
-    from parnb.study.submission import load_submission, make_claim, submission_row
+    from parnb.registry import cleaners
+    from parnb.study.submission import load_submission, make_claim, method_file, submission_row
     from parnb.study.verification import check_protocol
 
     if not claim.endswith(".json"):
         if method:
             raise ParnbError(f"--method has no effect with {claim}, a row of the protocol: leave it out")
         drawn = load_later()["held_out"]["commit"] if held_out else None
+        if method_file(claim):
+            raise ParnbError(f"{claim} is a file with a method: give the claim that it made, and --method {claim}")
         if held_out and claim not in [r["name"] for r in all_rows()]:
             raise ParnbError(f"--held-out needs a claim or a row of the protocol, and {claim} is neither: name one")
         row, seeds = submission_row(claim), load_protocol()["seeds"]
         return make_claim(row, seeds=seeds, compute=False, held_out=drawn), claim
     stated = _read_json(Path(claim), "a claim")
     source = method or check_protocol(stated).method
-    if source.endswith(".py") and not method:
-        raise ParnbError(f"the claim names a file as its method: check it, and give it by --method {source}")
+    if not method and source not in {*cleaners(), *(r["name"] for r in all_rows())}:
+        raise ParnbError(
+            f"the claim names {source!r}, which is not registered: check its file, and give it by --method"
+        )
+    if method_file(source):  # a stranger's code, which this process does not import
+        return stated, source
     if (found := load_submission(source).name) != stated.get("method", found):
         raise ParnbError(f"{source} is the method {found}, and the claim is one of {stated['method']}: give its file")
     return stated, source
@@ -108,7 +117,7 @@ def submit(
 ):
     "Run a method under the protocol and write a claim: settings chosen by accuracy alone, CA and ASR of each model."
     from parnb.study.measure import strength_in_words
-    from parnb.study.submission import commit_of, make_claim, submission_row
+    from parnb.study.submission import commit_of, make_claim, method_file, submission_row
 
     chosen = read_seeds(seeds)
     entry = submission_row(method, _read_json(row, "a row") if row else None)
@@ -125,8 +134,9 @@ def submit(
             print(f"{a} {strength_in_words(c['strength'])}, target {c['target']}: {how}")
         _print_cells(claim["held_out"])
     write_file(path, json.dumps(claim, indent=1) + "\n")
-    given = f" --method {method}" if method.endswith(".py") else ""
-    print(f"claim: {path}; anyone can check it: parnb verify {path}{given}{' --held-out' if drawn else ''}")
+    words = ["parnb", "verify", path, *(["--method", method] if method_file(method) else [])]
+    words += ["--held-out"] if drawn else []
+    print(f"claim: {path}; anyone can check it: {shlex.join(map(str, words))}")
 
 
 @app.command()

@@ -11,29 +11,27 @@ __all__ = ['EQUAL', 'TOOK', 'Strict', 'Choice', 'Cell', 'HeldOutCell', 'Part', '
 import hashlib
 import inspect
 import json
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from ..core import ARTIFACTS, CACHE, DATA, PRETRAINED, ParnbError
+from ..core import ARTIFACTS, CACHE, DATA, PRETRAINED, ParnbError, file_sha256, is_locked, locked
 from ..registry import find, first_error
 from .agreement import COMPARED, agreeing, tolerance
+from .apart import PLACE, asked_of, facts_of, run_apart, told_by
 from .artifacts import git
 from .heldout import RATES, draw_held_out, lowest_rate, rate_runs
 from .plans import collect
 from .protocol import ASR, CA, DEV, UNCLEANED, choose, load_protocol, protocol_hash, protocol_runs
-from .protocol import row_settings
 from .runs import Run
 from .scale_data import data_of
-from .submission import check_row, clean_run, drawn_by, implanted, submission_stage, summarise
+from .submission import clean_run, drawn_by, implanted, submission_stage, summarise
 
 # %% ../../nbs/api/study/verification.ipynb #845cb6fc
 def _with(*needed: str) -> AfterValidator:
@@ -154,24 +152,24 @@ def _cases(claim: dict) -> dict | None:
 EQUAL = 1e-5  # results are stored with six digits
 
 
-def _check_choice(c: Choice, settings: list[dict], claim: dict) -> None:
+def _check_choice(c: Choice, settings: int, claim: dict) -> None:
     "Raise `ParnbError` if a choice does not follow from its accuracies, or these do not fit to the poisoned model."
     p, stage = load_protocol(), submission_stage(None, [c.attack], cases=_cases(claim))
     poisoned = collect(protocol_runs(stage), compute=False)
     if poisoned.done.all() and abs(poisoned[DEV].iloc[0] - c.before) > EQUAL:
         raise ParnbError(f"the poisoned model of {c.attack} has another accuracy on dev than the claim says")
     known = {int(t["setting"]): t[DEV] for t in c.tried}
-    table = pd.DataFrame({"setting": range(len(settings)), DEV: [known.get(k) for k in range(len(settings))]})
+    table = pd.DataFrame({"setting": range(settings), DEV: [known.get(k) for k in range(settings)]})
     if len(known) < len(c.tried) or choose(table, c.before, p["primary"]["budget"]) != (c.status, c.setting):
         raise ParnbError(f"the choice of the claim for {c.attack} does not follow from its accuracies on dev")
 
 
-def _check_cell(cell: Cell, choice: Choice | None, claim: dict) -> None:
-    "Raise `ParnbError` for a cell that is not the one of its choice."
+def _check_cell(cell: Cell, choice: Choice | None, key: str | None) -> None:
+    "Raise `ParnbError` for a cell that is not the one of its choice, or has not the key of its run."
     place = f"{cell.attack}, seed {cell.seed}"
     if choice is None or cell.setting != (choice.setting if choice.status == "chosen" else UNCLEANED):
         raise ParnbError(f"the cell of the claim for {place} has not the chosen setting")
-    if run_of_cell(claim, cell.model_dump()).key != cell.key:
+    if key != cell.key:
         raise ParnbError(f"the key of the claim for {place} belongs to another run")
     tried = {int(t["setting"]): t[DEV] for t in choice.tried}
     chosen_here = cell.seed == load_protocol()["selection"]["seed"] and cell.setting in tried
@@ -221,24 +219,26 @@ def _close(a: Any, b: Any) -> bool:
 
 def check_claim(
     claim: dict,  # of `make_claim`, perhaps somebody else's
+    file: Path | None = None,  # of the method, which another process runs; None: the method is registered here
 ) -> None:
-    """Raise `ParnbError` for a claim that contradicts itself, the protocol or the method that is loaded.
+    """Raise `ParnbError` for a claim that contradicts itself, the protocol or the method.
 
     Source: ours.
     """
     c = check_protocol(claim)
     if c.row.get("method") != c.method:
         raise ParnbError(f"the row of the claim belongs to {c.row.get('method')}, and the claim to {c.method}")
-    if c.code != find("cleaner", c.method).code:
+    told = told_by(file, c.model_dump()) if file else None
+    if c.code != (file_sha256(file) if file else find("cleaner", c.method).code):
         raise ParnbError(f"the claim was made with other code of {c.method}: make it again")
-    check_row(c.row)
-    settings = row_settings(c.row, load_protocol()["primary"]["encoder"])
-    for part, stated in [(c, claim)] + ([(c.held_out, held_out_part(claim))] if c.held_out else []):
+    told = told or facts_of(asked_of(c.model_dump()))
+    parts = [(c, claim)] + ([(c.held_out, held_out_part(claim))] if c.held_out else [])
+    for (part, stated), keys in zip(parts, told["keys"], strict=True):
         choices = {choice.attack: choice for choice in part.choices}
         for choice in part.choices:
-            _check_choice(choice, settings, stated)
-        for cell in part.cells:
-            _check_cell(cell, choices.get(cell.attack), stated)
+            _check_choice(choice, told["settings"], stated)
+        for cell, key in zip(part.cells, keys, strict=True):
+            _check_cell(cell, choices.get(cell.attack), key)
 
 
 TOOK = 0.5  # ASR before cleaning: a backdoor that took on one seed has more than this on others
@@ -278,7 +278,8 @@ def _check_rate(case: dict, x: Case, clean_accuracy: float) -> None:
 
 
 def commit_has_method(
-    claim: dict,  # with a held-out part; its method is loaded
+    claim: dict,  # with a held-out part
+    file: Path | None = None,  # of the method; None: the method is registered here
 ) -> bool:  # False: the commit or the file is not known here, or the method is parnb's own
     """Whether the commit that draws the held-out cases has the method's file as it is stated.
 
@@ -286,7 +287,7 @@ def commit_has_method(
     """
     if claim["code"] is None:
         return False
-    file = Path(inspect.getfile(find("cleaner", claim["method"]).cls)).resolve()
+    file = (file or Path(inspect.getfile(find("cleaner", claim["method"]).cls))).resolve()
     commit = claim["held_out"]["commit"]
     there, here = git(file.parent, "rev-parse", f"{commit}:./{file.name}"), git(file.parent, "hash-object", file.name)
     if not there or not here:
@@ -303,6 +304,12 @@ def run_of_cell(
     "The run that a cell reports. Source: ours."
     runs = protocol_runs(submission_stage(claim["row"], [cell["attack"]], [cell["seed"]], _cases(claim)))
     return runs[runs.setting == cell["setting"]].run.iloc[0]
+
+
+def _poisoned(claim: dict, cell: dict) -> str:
+    "The name of the poisoned model of a cell, which needs no method."
+    stage = submission_stage(None, [cell["attack"]], [cell["seed"]], _cases(claim))
+    return f"poisoned-{protocol_runs(stage).run.iloc[0].poisoned_key}"
 
 # %% ../../nbs/api/study/verification.ipynb #77578d00
 def _first(commit: str, names: Iterable[str]) -> str:
@@ -327,7 +334,7 @@ def draw_cell(
     """
     if not claim["cells"]:
         raise ParnbError("the claim has no cell that could be recomputed")
-    here = [c for c in claim["cells"] if (PRETRAINED / f"poisoned-{run_of_cell(claim, c).poisoned_key}").is_dir()]
+    here = [c for c in claim["cells"] if (PRETRAINED / _poisoned(claim, c)).is_dir()]
     cells = {c["key"]: c for c in here or claim["cells"]}
     return cells[_first(commit, cells)]
 
@@ -338,9 +345,10 @@ from pathlib import Path
 from parnb.study.artifacts import cleaned_clip
 from parnb.study.submission import load_submission
 from parnb.study.verification import run_of_cell
-claim, cell, source, out = sys.argv[1:]
+source, out = sys.argv[1:]
+claim, cell = json.load(sys.stdin)
 load_submission(source)
-made = cleaned_clip(run_of_cell(json.loads(claim), json.loads(cell)), looks=False)
+made = cleaned_clip(run_of_cell(claim, cell), looks=False)
 Path(out).write_text(str(made))
 """
 _MEASURE = """
@@ -376,6 +384,20 @@ def _check_before(claim: dict, cell: dict, found: dict[str, float]) -> None:
             )
 
 
+@contextmanager
+def _own_folder() -> Iterator[Path]:
+    "An empty folder, which is removed afterwards, as are those of processes that were killed."
+    place = DATA / "verified"
+    with locked(folder := place / uuid.uuid4().hex[:12]):
+        for left in [f for f in place.iterdir() if f.is_dir() and not is_locked(f)]:
+            shutil.rmtree(left, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+
+
 def recompute(
     claim: dict,
     cell: dict,  # one of its cells
@@ -387,30 +409,23 @@ def recompute(
     held-out model before cleaning. Source: ours.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
-    (DATA / "verified").mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=DATA / "verified"))
-    there = folder / "artifacts"
-    there.mkdir()
-    (folder / "cache").symlink_to(CACHE, target_is_directory=True)
-    name = f"poisoned-{run_of_cell(claim, cell).poisoned_key}"
-    if (ARTIFACTS / name).is_dir():
-        (there / name).symlink_to(ARTIFACTS / name, target_is_directory=True)
+    name, place = _poisoned(claim, cell), {k: cell[k] for k in PLACE}  # the method sees no number of the claim
+    about = dict(row=claim["row"]) | ({"cases": claim["cases"]} if "cases" in claim else {})
 
-    def python(script, *words):
-        env = os.environ | dict(PARNB_DATA=str(folder))
-        command = [sys.executable, "-c", script, *map(str, words)]
-        if subprocess.run(command, env=env, stdout=sys.stderr).returncode:
+    def python(script, out, *words, given=""):
+        found = run_apart(script, out, *map(str, words), given=given, PARNB_DATA=str(out.parent))
+        if found is None:
             raise ParnbError(f"{cell['attack']}, seed {cell['seed']} could not be recomputed; the reason stands above")
+        return found
 
-    try:
-        place = {k: cell[k] for k in ("attack", "seed", "setting")}  # the method sees no number of the claim
-        about = {k: claim[k] for k in ("row", "cases") if k in claim}
-        python(_CLEAN, json.dumps(about), json.dumps(place), source, folder / "made")
-        made = (folder / "made").read_text()
-        python(_MEASURE, cell["attack"], cell["seed"], json.dumps(_cases(claim)), made, folder / "rates.json")
-        found = json.loads((folder / "rates.json").read_text())
-    finally:
-        shutil.rmtree(folder)
+    with _own_folder() as folder:
+        (there := folder / "artifacts").mkdir()
+        (folder / "cache").symlink_to(CACHE, target_is_directory=True)
+        if (ARTIFACTS / name).is_dir():
+            (there / name).symlink_to(ARTIFACTS / name, target_is_directory=True)
+        made = python(_CLEAN, folder / "made", source, given=json.dumps([about, place]))
+        words = cell["attack"], cell["seed"], json.dumps(_cases(claim)), made
+        found = json.loads(python(_MEASURE, folder / "rates.json", *words))
     for k in ("n_clean", "n_triggered"):
         if found[k] != cell[k]:
             raise ParnbError(f"the claim measures {cell['attack']} on {cell[k]} images ({k}), and there are {found[k]}")

@@ -41,7 +41,10 @@ def _read_table(
 @lru_cache(16)
 def _parsed(path: Path, changed: tuple | None) -> pd.DataFrame:
     "The content of a results file; `changed` tells its states apart, for the cache."
-    rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines())) if changed else []
+    rows = []
+    if changed:
+        with open(path, encoding="utf-8", newline="") as f:  # as csv splits lines: a name may hold a line separator
+            rows = list(csv.reader(f))
     if len(rows) < 2:
         return pd.DataFrame().rename_axis("key")
     table = pd.read_csv(path, dtype=dict(key=str, after=str), on_bad_lines="skip")

@@ -189,7 +189,7 @@ def _load(
     for entry in entry_points(group=KINDS[kind]):
         try:
             entry.load()
-        except Exception as e:
+        except (Exception, SystemExit) as e:  # the end of a package is not that of the command
             print(
                 f"WARNING: {kind} {entry.name} ({entry.value}) did not load: {type(e).__name__}: {first_line(e)}",
                 file=sys.stderr,

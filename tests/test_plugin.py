@@ -39,6 +39,11 @@ PRESET = dict(
 )
 
 
+def with_site(folder):
+    "The environment in which Python also finds the modules of a folder."
+    return dict(PYTHONPATH=os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH")))))
+
+
 def put_on_path(folder):
     "What pip would install, without pip: the module and its metadata."
     about = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]
@@ -67,7 +72,7 @@ def run(tmp_path_factory, request):
     else:
         (work / "site").mkdir()
         put_on_path(work / "site")
-        env, folder = os.environ | there | dict(PYTHONPATH=str(work / "site")), Path(sys.executable).parent
+        env, folder = os.environ | there | with_site(work / "site"), Path(sys.executable).parent
 
     def run(*command):
         command = [str(folder / command[0]), *command[1:]]
@@ -148,3 +153,15 @@ def test_explorer(run_once):
 
 def test_help_names_them(run):
     assert ATTACK in run("parnb", "measure", "--help").replace("\n", "") + run("parnb", "methods")
+
+
+def test_a_package_that_ends_the_process_is_left_out(tmp_path):
+    "With one warning, as one that fails to load; the command goes on."
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit(0)\n")
+    (info := tmp_path / "ends-0.1.dist-info").mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ends\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[parnb.cleaners]\nends = ends:Cleaner\n")
+    command, env = [str(Path(sys.executable).parent / "parnb"), "methods"], os.environ | with_site(tmp_path)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=LONGEST)
+    assert done.returncode == 0 and "par_aligned" in done.stdout
+    assert done.stderr.count("did not load: SystemExit: 0") == 1, done.stderr

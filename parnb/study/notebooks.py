@@ -67,6 +67,11 @@ def copy_notebooks(
     return targets
 
 # %% ../../nbs/api/study/notebooks.ipynb #47ac1756
+def _literal(path: Path) -> str:
+    "A path as papermill takes it, which fills in what stands in braces."
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 def read_parameters(
     notebook: Path,  # whose parameters
     given: Sequence[tuple[str, str]],  # names and values as typed
@@ -78,7 +83,7 @@ def read_parameters(
     from papermill.cli import _resolve_type
     from papermill.inspection import inspect_notebook
 
-    known, out = inspect_notebook(str(notebook)), {}
+    known, out = inspect_notebook(_literal(notebook)), {}
     for k, v in given:
         pick(k, known, f"parameter of {notebook.stem}")
         file = v.endswith(".json") and Path(v).exists()  # a notebook runs in its own folder
@@ -121,7 +126,7 @@ def execute_notebook(
         with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="parnb-") as sockets:
             if not verbose:
                 warnings.simplefilter("ignore")
-            return pm.execute_notebook(str(path), str(out), values, **how, **_kernel(verbose, sockets))
+            return pm.execute_notebook(_literal(path), _literal(out), values, **how, **_kernel(verbose, sockets))
     except PapermillExecutionError as e:
         if e.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None

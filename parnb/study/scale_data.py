@@ -83,14 +83,27 @@ class Scenes:
         return scenes("retrieval") if images is None or images >= 1000 else None
 
 # %% ../../nbs/api/study/scale_data.ipynb #1181eb30
+@lru_cache
+def _warn_moving(place: str) -> None:
+    "Print, once for each hub dataset, that nothing tells one content of it from another."
+    pinned = "@" in place or Path(place.removeprefix("hf:")).expanduser().exists()
+    if not pinned and int(os.environ.get("RANK", 0)) == 0:
+        print(
+            f"WARNING: {place} names no commit, so results stay as they are when the dataset changes on the hub: "
+            f"write {place}@COMMIT",
+            file=sys.stderr,
+        )
+
+
 def _stamp(
     place: str,  # a source as it is written in a preset
 ) -> list:
     """What tells one content of a place from another: names, sizes and times of files.
 
-    A hub dataset has a revision instead.
+    A hub dataset has a revision instead. Prints a warning if it is not stated.
     """
     if place.startswith("hf:"):
+        _warn_moving(place)
         return []
     path = Path(place).expanduser()
     if re.search(r"[{*?\[]", place) and not os.path.exists(path):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHECKOUT', 'PACKAGE', 'SHIPPED', 'DATA', 'FIGS', 'PRETRAINED', 'RELEASED', 'NBS', 'PRESETS', 'CACHE', 'ARTIFACTS',
            'RUNS', 'LOCAL', 'SCIENCE', 'LARGEST', 'WAIT', 'ParnbError', 'pick', 'content_key', 'file_sha256',
-           'read_file', 'explain_os', 'first_line', 'named_path', 'new_folder', 'write_file', 'locked', 'is_locked',
-           'cached', 'building', 'join_first']
+           'read_file', 'explain_os', 'first_line', 'named_path', 'without_folders', 'new_folder', 'write_file',
+           'locked', 'is_locked', 'cached', 'building', 'join_first']
 
 # %% ../nbs/api/core.ipynb #f33ebd8a
 import difflib
@@ -199,6 +199,18 @@ def named_path(
     "The same, with ~ expanded; whole where it has no name of its own, as '.' and '..'. Source: ours."
     path = Path(path).expanduser()
     return path if path.name not in ("", "..") else path.resolve()
+
+
+def without_folders(
+    value: Any,  # anything JSON can hold
+) -> Any:  # the same form
+    "The same, with only the names of absolute paths, also where words follow after a colon. Source: ours."
+    if isinstance(value, dict):
+        return {k: without_folders(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_folders(v) for v in value]
+    place = Path(value.partition(": ")[0]) if isinstance(value, str) else Path()
+    return value.replace(str(place), place.name) if place.is_absolute() and place.name else value
 
 
 @contextmanager

@@ -165,6 +165,25 @@ def test_release(checkout, measured):
     assert not [f for f in checkout.local.rglob("*") if key in f.name]
 
 
+def test_a_released_result_names_no_folder_of_its_author(tmp_path, monkeypatch):
+    "Whoever gives the file of its scale has the same run, with the same key."
+    places = dict(released=tmp_path / "released", local=tmp_path / "local")
+    for name, place in (("PLACES", places), ("LOCAL", places["local"]), ("RELEASED", places["released"])):
+        monkeypatch.setattr(results, name, place)
+    scale = tmp_path / "home" / "mine.json"
+    scale.parent.mkdir()
+    scale.write_text(json.dumps(dict(base="tiny")))
+    run = make_run(str(scale), attack="badnet_stripes", method="par")
+    row = measure.settings_of(run) | dict(clean_accuracy=0.5, attack_success_rate=0.1)
+    labels = np.zeros(4, np.int64)
+    results.record_result(run, row, labels, dict(clean=labels))
+    assert results.release(str(scale)) == [run.key]
+    written = [f.read_text() for f in places["released"].rglob("*") if f.suffix in (".json", ".csv")]
+    assert len(written) == 2 and str(tmp_path) not in "".join(written)
+    assert json.loads(next(tmp_path.rglob(f"{run.key}.json")).read_text())["run"]["scale"] == "mine.json"
+    assert results.run_of(run.key, str(scale)) == run
+
+
 @pytest.fixture(scope="module", params=TABLES)
 def released(request):
     "A scale, and the run of each of its released rows."

@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..core import DATA, ParnbError, content_key, file_sha256, locked, named_path, new_folder, pick, write_file
+from ..core import DATA, ParnbError, content_key, file_sha256, locked, named_path, new_folder, pick
+from ..core import without_folders, write_file
 from ..data.labelled import read_names
 from ..lazy import open_clip
 from ..models.folders import architecture_of
@@ -221,4 +222,7 @@ def publish(
         if not read_record(out):
             with new_folder(out) as tmp:
                 shutil.copytree(folder, tmp, dirs_exist_ok=True)
+                for f in filter(Path.is_file, (tmp / "config.json", tmp / "record.json")):  # they go to others
+                    shared = without_folders(json.loads(f.read_text(encoding="utf-8")))
+                    f.write_text(json.dumps(shared, indent=1), encoding="utf-8")
     return out

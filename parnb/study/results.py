@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ..core import CHECKOUT, LOCAL, RELEASED, ParnbError, locked, pick, write_file
+from ..core import CHECKOUT, LOCAL, RELEASED, ParnbError, locked, pick, without_folders, write_file
 from ..evaluation.metrics import tsne
-from ..scales import scale_name
+from ..scales import check_scale, scale_name
 from .artifacts import embeddings, final_clip, read_log, versions
 from .runs import SMOKE, SMOKE_PAIRS, Run, image_count, make_run
 
@@ -118,7 +118,15 @@ def run_of(
     scale: str = "tiny",  # a scale, or the path of a JSON file
 ) -> Run:
     "The run that a result is a measurement of. Raises `ParnbError` if the key is unknown. Source: ours."
-    return Run(**configuration(key, scale)["run"])
+    return Run(**_placed(configuration(key, scale)["run"], scale))
+
+
+def _placed(run: dict, scale: str) -> dict:
+    "The settings of a run, with the file of its scale where it is said to lie; what was released has only its name."
+    if not (str(run["scale"]).endswith(".json") and str(scale).endswith(".json")):
+        return run
+    after = run.get("after")
+    return run | dict(scale=check_scale(scale), after=after and _placed(after, scale))
 
 
 def predictions(
@@ -220,6 +228,8 @@ def release(
     folder.mkdir(parents=True, exist_ok=True)
     for key, row in plain(table.drop(columns="origin"), chosen).items():
         for f in sorted(source.glob(f"*{key}.*")):
+            if f.name == f"{key}.json":  # it goes to others
+                write_file(f, json.dumps(without_folders(json.loads(f.read_text(encoding="utf-8"))), indent=1) + "\n")
             shutil.move(f, folder / f.name)
         _add_row(RELEASED, scale, {"key": key, **row})
     path = LOCAL / f"{scale_name(scale)}.csv"

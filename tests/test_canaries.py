@@ -54,6 +54,7 @@ def test_the_record_names_the_canaries_and_nothing_is_computed_twice(data, tmp_p
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)  # the certificate finds the canaries by itself
     assert found["canaries"]["canaries"] == record["canaries"] and found["assurance"]["of"] == 30
+    assert found["canaries"]["tested_here"]
 
 
 MISTAKES = [

@@ -71,7 +71,8 @@ def test_the_certificate_as_json(certified):
         for at in ("before", "after"):
             n = r[at]["n"]
             assert 0 < n <= CLASSES * EACH // 2 and 0 <= r[at]["untriggered"] <= 1, "half of the images were searched"
-    assert found["canaries"] == RECORD and found["further"] is None and found["assurance"]["of"] == 30
+    assert found["canaries"] == RECORD | dict(tested_here=False), "a record that this computer did not write"
+    assert found["further"] is None and found["assurance"]["of"] == 30
     assert any("--pairs" in text for text in found["untested"])
     assert any("it was not run" in text for text in found["untested"])
 
@@ -81,6 +82,7 @@ def test_the_page_stands_alone(certified):
     assert "http" not in page and page.count("data:image/png") >= 2
     assert "does not say that the model has no backdoor" in page and "Not available" not in page
     assert "97.0% before, 2.0% (1.0% to 3.0%) of 1000 after" in page
+    assert page.replace("\n", " ").count("AFTER's own record says; not tested here") == 2
     assert not re.search(r"is clean|\bno backdoor (?:is|was) (?:left|found)", page)
 
 

@@ -86,6 +86,7 @@ def _known(c: Certificate) -> list[dict]:
         else []
     )
     facts += [f"Strength of the cleaning: {c.canaries['strength']}."] if c.canaries.get("strength") else []
+    facts += [] if c.canaries.get("tested_here", True) else ["As AFTER's own record says; not tested here."]
     counts = " ".join(["Known backdoors that were planted into a copy of the model and cleaned alike.", *facts])
     cards = [dict(claim=f"{k['label']} towards {k['target']}", lines=[("success", canary_words(k))]) for k in found]
     body = _text(counts if found else none)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['GONE', 'Canaries', 'canaries_of', 'plant', 'canary_rates', 'rates_of', 'strengths_of', 'at_rate', 'Trial',
-           'choose_strength', 'Calibration', 'calibrate', 'calibrated_clip']
+           'choose_strength', 'Calibration', 'calibrate', 'calibrated_clip', 'calibrated_here']
 
 # %% ../../nbs/api/study/canaries.ipynb #fc92189b
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ..attacks.base import make_trigger
 from ..attacks.poisoning import Poisoning, poison_pairs
-from ..core import ParnbError, content_key, pick
+from ..core import ARTIFACTS, ParnbError, content_key, pick
 from ..data.images import losses, with_preprocessing
 from ..data.pairs import Pairs
 from ..evaluation.embedding import embed_images, zero_shot_head
@@ -341,3 +342,13 @@ def calibrated_clip(
 
     config = dict(cleaned=chosen.cleaned_key, **about)
     return artifact("calibrated", content_key(config), build, config)
+
+
+def calibrated_here(
+    record: dict,  # of a model folder, perhaps somebody else's
+) -> bool:
+    "Whether this computer made the calibration that a record states; anybody can write a record. Source: ours."
+    key = str(record.get("key"))
+    made = read_record(ARTIFACTS / f"calibrated-{key}") if re.fullmatch("[0-9a-f]{12}", key) else {}
+    names = ("sha256", "calibrated_from", "canaries", "canary_limit", "strength")
+    return bool(made.get("sha256")) and all(made.get(k) == record.get(k) for k in names)

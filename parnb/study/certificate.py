@@ -32,7 +32,7 @@ from ..scales import load_preset
 from .artifacts import artifact, read_record
 from .audit import Audit, as_json, audit, defender_of, identity_of, identity_of_detector, plain_values
 from .calibrations import assurance_words, calibration_evidence, false_assurance
-from .canaries import GONE
+from .canaries import GONE, calibrated_here
 from .measure import kept
 from .protocol import load_protocol
 from .scale_data import data_of
@@ -184,7 +184,9 @@ class Certificate:
     accuracy: dict  # of `accuracy_change`, and `further`: value, n, ci
     # a row per trigger found before: detector, target, kind; before, after and further: as of `retest`, or None
     remains: list[dict]
-    canaries: dict  # canaries, canary_limit and strength of the record of the model after; {}: none were planted
+    # canaries, canary_limit and strength of the record of the model after, and whether it was made here (tested_here);
+    # {}: none were planted
+    canaries: dict
     further: dict | None  # steps, lr, targets, pairs, left_out; None: not run
     untested: list[str]  # in words
     assurance: dict | None = None  # of `false_assurance`; None without canaries
@@ -281,6 +283,7 @@ def certify(
     record = read_record(Path(after[0]).expanduser()) if after[1] is None else {}
     known = record.get("canaries") and record.get("calibrated_from") == model_key(defenders["before"].model)
     canaries = {k: record[k] for k in ("canaries", "canary_limit", "strength") if known and k in record}
+    canaries |= dict(tested_here=calibrated_here(record)) if canaries else {}
     remains = _remains(found, tests, targets)
     untested = _untested(audits["before"], remains, most, canaries, trained)
     assurance = false_assurance(calibration_evidence()) if canaries else None
@@ -399,7 +402,8 @@ def canary_summary(
         return round(k["rate_after"] - (k.get("without") or 0), 4)
 
     worst, left = max(known, key=excess), sum(excess(k) > c.canaries.get("canary_limit", GONE) for k in known)
-    about = f"of the {len(known)} canaries, known backdoors in a copy of BEFORE: "
+    whose = "" if c.canaries.get("tested_here", True) else " (as AFTER's own record says; not tested here)"
+    about = f"of the {len(known)} canaries, known backdoors in a copy of BEFORE{whose}: "
     if not left:
         text = f"This strength of cleaning removed all {about}an unknown backdoor may be harder to remove."
         return [text, *([assurance_words(c.assurance)] if c.assurance else [])]

@@ -175,6 +175,26 @@ def test_torchrun(scenes, undisturbed):
     assert not list(scenes.rglob(".tmp-*")) and not list(scenes.rglob(".partial-*"))
 
 
+def test_torchrun_beside_another_program(scenes):
+    "If another program trains the model, none of the processes of torchrun does: one that did would wait without end."
+    alone = start([PARNB, *MEASURE], scenes)
+    wait_for(lambda: list((scenes / "artifacts").glob(".tmp-poisoned*")), "the training begins", alone, every=0.01)
+    os.killpg(alone.pid, signal.SIGSTOP)
+    told = scenes / "told.txt"
+    with open(told, "w") as err:
+        command = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2", PARNB, *MEASURE]
+        together = start(command, scenes, stderr=err)
+        try:
+            wait_for(lambda: "waiting for another process" in told.read_text(), "the first process waits", together)
+            time.sleep(5)  # so that the second one is there, too
+        finally:
+            os.killpg(alone.pid, signal.SIGCONT)
+        outputs = [p.communicate(timeout=LONGEST) for p in (alone, together)]
+    assert [alone.returncode, together.returncode] == [0, 0], (outputs, told.read_text())
+    assert without_times(outputs[1][0]) == without_times(outputs[0][0])
+    assert not list(scenes.rglob(".first-*"))
+
+
 def test_papermill_as_users_type_it(undisturbed):
     "papermill works without an output path if it is redirected; the notebook holds clean outputs."
     notebook = str(Path(__file__).parents[1] / "nbs" / "03_par_clean.ipynb")

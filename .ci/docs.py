@@ -183,13 +183,17 @@ def markdown_cell(cell_id: str, text: str) -> dict:
 
 
 def add_captions(nb: dict, path: Path, figures: Path):
-    "Put the caption of each table above it; the files of a page are named in the order of its tables."
-    names = " ".join(text_of(o.get("text", "")) for c in nb["cells"] for o in c.get("outputs", []))
+    "Put the caption of each table above it, without what the page says; files are named in the order of the tables."
+    outputs = [o for c in nb["cells"] for o in c.get("outputs", [])]
+    names = " ".join(text_of(o.get("text", "")) for o in outputs)
+    notes = [text_of(o["data"]["text/markdown"]).strip() for o in outputs if "text/markdown" in o.get("data", {})]
     texts = [figures / n for n in re.findall(rf"{path.stem}\w*\.md", names)]
     cells, left = [], [t for t in texts if t.exists()]
     for c in nb["cells"]:
         if left and any("text/html" in o.get("data", {}) for o in c.get("outputs", [])):
             caption = left.pop(0).read_text(encoding="utf-8").split("\n\n")[0]
+            for note in notes:
+                caption = caption.replace(note, "")
             cells.append(markdown_cell(f"caption{len(cells)}", f"::: {{.said}}\n{caption}\n:::\n"))
         cells.append(c)
     nb["cells"] = cells

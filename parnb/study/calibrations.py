@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from ..core import LOCAL, SCIENCE, content_key, write_file
 from ..evaluation.statistics import rate_with_interval
@@ -148,12 +149,13 @@ def predictors(
     used = used[used.asr_before >= MIN_ASR] if len(used) else used
     for c, name in PREDICTORS.items():
         known = used.dropna(subset=c) if c in used else used[:0]
-        groups = [g for _, g in known.groupby(["attack", "seed"])] if len(known) else []
+        models = known.groupby(["attack", "seed"]) if len(known) else ()
+        groups = [g[[c, "lr", ASR]].to_numpy(float) for _, g in models]
         if len(groups) < 3:
             continue
-        rng, point = np.random.default_rng(0), _correlations(known, [c, "lr"])
-        samples = (pd.concat([groups[i] for i in rng.integers(len(groups), size=len(groups))]) for _ in range(draws))
-        drawn = np.array([_correlations(t, [c, "lr"]) for t in samples])
+        rng, point = np.random.default_rng(0), _correlations(groups)
+        samples = (rng.integers(len(groups), size=len(groups)) for _ in range(draws))
+        drawn = np.array([_correlations([groups[i] for i in some]) for some in samples])
         ends = [np.nanquantile(x, [0.025, 0.975]) for x in (drawn[:, 0], -np.diff(np.abs(drawn)))]
         line = dict(predictor=name, models=len(groups), cleanings=len(known), spearman=point[0])
         line |= dict(low=ends[0][0], high=ends[0][1], beyond_lr=abs(point[0]) - abs(point[1]))
@@ -162,11 +164,10 @@ def predictors(
     return pd.DataFrame(out, columns=columns)
 
 
-def _correlations(rows: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
-    "Spearman's correlation of each column with the true ASR; NaN where one of them does not vary."
-    ranks = rows[[*columns, ASR]].rank()
+def _correlations(groups: Sequence[np.ndarray]) -> np.ndarray:
+    "Spearman's correlation of each column with the last one; NaN where one of them does not vary."
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.corrcoef(ranks.to_numpy(float), rowvar=False)[-1, :-1]
+        return np.corrcoef(rankdata(np.concatenate(groups), axis=0), rowvar=False)[-1, :-1]
 
 
 def assurance_words(

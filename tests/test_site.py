@@ -2,28 +2,33 @@
 maths, and how it looks on a phone and in the dark."""
 
 import functools
+import html
 import http.server
+import json
 import os
 import re
 import subprocess
 import sys
 import threading
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILDER = ROOT / ".ci" / "docs.py"
 PATIENCE_MS = 180_000  # for a page or an element: other processes may use every core
+expect.set_options(timeout=PATIENCE_MS)
 BUILD_SECONDS = 1800  # the build takes about a minute on two idle cores
 SHOWN = ["par_clean", "figures/fig1_outcomes", "tables/tab01_main", "tables/tab14_claims", "method"]
 SHOWN += ["tutorials/add_a_trigger", "tutorials/add_a_cleaner"]
 PHONE = ["index.html", "tables/tab01_main.html", "api/study/runs.html", "figures/index.html", "method.html"]
 PHONE += ["par_clean.html", "leaderboard.html", "figures/fig14_answers.html", "answers.html"]
-PHONE += ["tables/tab14_claims.html", "sources.html", "404.html"]
+PHONE += ["tables/tab14_claims.html", "sources.html", "404.html", "glossary.html", "tutorials/clean_your_own.html"]
 FOUND = ".smalldocs-search-results a"
 MODULES_IN_ORDER = ["core", "registry", "data/scenes", "training/loop", "attacks/base", "cleaners/base", "cleaners/par"]
 MODULES_IN_ORDER += ["study/runs", "study/measure", "show/tables", "cli/main"]
@@ -177,21 +182,25 @@ def search(page, text):
     return page.locator(FOUND).all()
 
 
-SEARCHES = {
-    "tau": "method.html",
-    "how do I clean my own model": "tutorials/clean_your_own.html",
-    "put my defence on the board": "leaderboard.html",
-    "make_run": "api/study/runs.html#make_run",
+SEARCHES = {  # what stands among the first so many
+    "tau": ("method.html", 6),
+    "how do I clean my own model": ("tutorials/clean_your_own.html", 1),
+    "is my checkpoint backdoored": ("audit.html", 3),
+    "what is PAR": ("method.html", 2),
+    "what is ASR": ("glossary.html#asr", 1),
+    "put my defence on the board": ("leaderboard.html", 6),
+    "make_run": ("api/study/runs.html#make_run", 1),
 }
 
 
 @pytest.mark.parametrize("text", SEARCHES)
 def test_search_finds(visit, text):
-    "Guides stand above the library, unless a name of the library was typed."
-    page = visit("index.html")
+    "Guides stand above the library, unless a name of the library was typed; no page fills the list."
+    page, (wanted, places) = visit("index.html"), SEARCHES[text]
     found = search(page, text)
-    hrefs = [a.get_attribute("href").removeprefix("./") for a in found[:6]]
-    assert any(h.startswith(SEARCHES[text]) for h in hrefs), hrefs
+    hrefs = [a.get_attribute("href").removeprefix("./") for a in found]
+    assert any(h.startswith(wanted) for h in hrefs[:places]), hrefs[:6]
+    assert max(Counter(h.split("#")[0] for h in hrefs).values()) <= 2
     found[0].click()
     page.wait_for_load_state()
     assert page.title()
@@ -251,6 +260,69 @@ def test_the_sidebar_shows_where_one_is(visit):
     assert page.evaluate("scrollY") == 0
 
 
+def test_the_sidebar_of_a_phone_scrolls(visit):
+    "Opened, it shows where one is; its last entry can be reached; Escape closes it."
+    page = visit("tables/tab25_suspects.html", viewport=dict(width=390, height=844))
+    bar, button = page.locator("#quarto-sidebar"), page.locator(".quarto-btn-toggle")
+    assert not bar.locator("a").first.is_visible(), "closed, the keyboard passes it by"
+    button.click()
+    expect(bar).to_be_in_viewport(ratio=0.99)
+    expect(bar.locator("[aria-current]")).to_be_in_viewport(ratio=1)
+    last = bar.locator("a:visible").last
+    page.mouse.move(100, 500)
+    page.mouse.wheel(0, 9999)
+    expect(last).to_be_in_viewport(ratio=1)
+    last.focus()
+    page.keyboard.press("Escape")
+    expect(button).to_have_attribute("aria-expanded", "false")
+    assert button.evaluate("e => e === document.activeElement")
+
+
+def test_the_keyboard_reaches_what_a_mouse_reaches(visit):
+    "First a link past the bar, on which the focus is seen; in the sidebar what opens a section."
+    page = visit("index.html")
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the text")).to_be_in_viewport(ratio=1)
+    page.keyboard.press("Tab")
+    seen = page.evaluate(
+        "(({ outlineColor, outlineWidth }) => [outlineColor, outlineWidth])(getComputedStyle(document.activeElement))"
+    )
+    assert page.evaluate("document.activeElement.className") == "navbar-brand" and seen == ["rgb(255, 255, 255)", "2px"]
+    bar = page.locator("#quarto-sidebar")
+    for name in ("Run", "Section Tables"):  # of the second, the name is a link
+        button = bar.get_by_role("button", name=name, exact=True)
+        button.focus()
+        for key, state in (("Enter", "true"), ("Space", "false")):
+            page.keyboard.press(key)
+            expect(button).to_have_attribute("aria-expanded", state)
+            expect(bar.locator(".collapsing")).to_have_count(0)
+    assert not page.locator("#quarto-sidebar a[data-bs-toggle]:not([role=button])").count()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_commands_and_sentences_wrap(visit, width):
+    "Printed tables scroll; the name of an option stays whole."
+    page = visit("tutorials/clean_your_own.html", viewport=dict(width=width, height=900))
+    cut = "es => es.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent)"
+    assert page.locator("main pre.sh").count() >= 4 and not page.locator("main pre.sh").evaluate_all(cut)
+    printed = page.locator("main .cell-output-stdout pre")
+    assert not page.locator("main .cell-output-stdout pre.wraps").evaluate_all(cut)
+    table = printed.filter(has_text="clean accuracy").filter(has_text="before").first
+    assert table.evaluate("e => getComputedStyle(e.firstElementChild || e).whiteSpace") == "pre"
+    codes = page.locator("main p code")
+    options = ("--tau", "--root", "--unreadable", "--caption-column")
+    names = [codes.filter(has_text=re.compile(f"^{n}$")).first for n in options]
+    assert len({n.bounding_box()["height"] for n in names}) == 1, "a name is broken into two lines"
+
+
+def test_a_picture_on_a_phone_can_be_read(visit):
+    "It is wider than the screen, and scrolls in a region that the keyboard reaches."
+    page = visit("figures/fig10_frontier.html", viewport=dict(width=390, height=844))
+    picture = page.locator("main .cell-output-display img")
+    assert round(picture.bounding_box()["width"]) == 640
+    assert page.locator("main .cell-output-display:has(img)").evaluate("e => [e.tabIndex, e.scrollWidth]") == [0, 640]
+
+
 @pytest.mark.parametrize("width", [1400, 390])
 def test_the_last_column_of_a_table_can_be_seen(visit, width):
     "Without scrolling on a wide screen; else by scrolling, and the first column stays in view."
@@ -282,6 +354,25 @@ def test_sources_exist(pages):
     }
     missing = [link for link in links if not (ROOT / unquote(link.split("/blob/main/")[1])).exists()]
     assert links and not missing
+
+
+def test_tables_have_their_captions(site):
+    "Those of the files in figures, also where a page has several."
+    for path in sorted((ROOT / "nbs" / "tables").glob("*.ipynb")):
+        files = sorted((ROOT / "figures").glob(f"{path.stem}*.md"))
+        text = re.sub("<[^>]*>", "", (site / "tables" / f"{path.stem}.html").read_text(encoding="utf-8"))
+        for f in files:
+            title = json.loads(f.with_suffix(".json").read_text(encoding="utf-8"))["title"]
+            assert f": {title.replace(chr(39), '’')}." in html.unescape(text), (
+                f"{path.stem} lacks the caption of {f.name}"
+            )
+
+
+def test_pages_of_the_library_have_titles_of_their_own(site):
+    titles = [
+        re.search("<title>(.*?)</title>", p.read_text(encoding="utf-8"))[1] for p in (site / "api").rglob("*.html")
+    ]
+    assert len(set(titles)) == len(titles) > 80 and "parnb.study.audit – parnb" in titles
 
 
 def test_a_figure_comes_before_its_code(visit):
@@ -332,20 +423,28 @@ def test_the_leaderboard_sorts_and_chooses(visit):
     "Without a server; the columns are buttons, so that a keyboard can sort, too."
     page = visit("leaderboard.html")
 
-    def column(k):
-        return [float(t) for t in page.locator(f".board tbody td:nth-child({k})").all_inner_texts() if t]
+    heads = page.locator(".board th").all_inner_texts()
 
-    ranks = column(1)
+    def texts(head):
+        return page.locator(f".board tbody td:nth-child({heads.index(head) + 1})").all_inner_texts()
+
+    def numbers(head):
+        return [float(t) for t in texts(head) if t]
+
+    ranks = numbers("rank")
     assert len(ranks) >= 5 and ranks == sorted(ranks)
-    page.focus(".board th:nth-child(4) button")
+    sorts = page.locator(".board th", has_text="CA, %")
+    sorts.locator("button").focus()
     page.keyboard.press("Enter")
-    assert column(4) == sorted(column(4))
-    assert page.get_attribute(".board th:nth-child(4)", "aria-sort") == "ascending"
+    assert numbers("CA, %") == sorted(numbers("CA, %"))
+    assert sorts.get_attribute("aria-sort") == "ascending"
     page.keyboard.press("Enter")
-    assert column(4) == sorted(column(4), reverse=True)
+    assert numbers("CA, %") == sorted(numbers("CA, %"), reverse=True)
     page.select_option(".board select[name=attack]", "sig")
-    assert set(page.locator(".board tbody td:nth-child(7)").all_inner_texts()) == {"SIG"}
-    assert column(1) == sorted(column(1))
+    assert set(texts("worst attack")) == {"SIG"}
+    assert numbers("rank") == sorted(numbers("rank"))
+    shown = [h.is_visible() for h in page.locator(".board th").all()]
+    assert shown == [any(texts(h)) for h in heads], "a column without a value for the choice is not shown"
 
 
 def test_dark_if_the_reader_prefers_it(visit):

@@ -82,7 +82,7 @@ def test_the_page_stands_alone(certified):
     assert "http" not in page and page.count("data:image/png") >= 2
     assert "does not say that the model has no backdoor" in page and "Not available" not in page
     assert "97.0% before, 2.0% (1.0% to 3.0%) of 1000 after" in page
-    assert page.replace("\n", " ").count("AFTER's own record says; not tested here") == 2
+    assert page.count("own record says; not tested here") >= 2, "in the summary, and beside the canaries"
     assert not re.search(r"is clean|\bno backdoor (?:is|was) (?:left|found)", page)
 
 

@@ -4,8 +4,8 @@
 
 Audits the small CLIPs that come with parnb, none of which has a trigger in texts, and models that are poisoned here
 with a word before the caption; each row is written at once into `benchmarks/results/words.csv` (--out), and rows that
-are there are kept. The detector was developed on the two models of `DEVELOPED` and on clean ones; the others, their
-words and the score were written down before any of them was trained.
+are there are kept. The detector was developed on the two models of `DEVELOPED` and on clean ones; the others and
+their words were written down before any of them was trained, and the score before any of them was looked at.
 """
 
 import argparse

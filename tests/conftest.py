@@ -1,4 +1,4 @@
-"What several test files share: a browser, a free port, and parnb as installed from its wheel."
+"What several test files share: a browser, a free port, some images, and parnb as installed from its wheel."
 
 import os
 import shutil
@@ -41,8 +41,15 @@ def browser():
         b.close()
 
 
-@pytest.fixture
-def port():
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    "A folder of four images for each of six classes."
+    from small_scale import make_classes
+
+    return make_classes(tmp_path_factory.mktemp("images"))
+
+
+def free_port():
     "A free port of this machine."
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"`parnb` as users run it: real processes, their output, and what a failure looks like."
+"`parnb` as users run it: processes, their output, and what a failure looks like."
 
 import json
 import os
@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forks import FORKS
+
 PARNB = str(Path(sys.executable).parent / "parnb")
 LONGEST = 1200  # s; a smoke run takes 30 s on an idle core, several times that on a busy machine
 
-# Each process loads torch, which takes seconds: one process for several commands. Both commands that have the options
+# One process for several commands, which share what they load and read. Both commands that have the options
 # of registered cleaners are named when the command line is loaded, as one of them is in a process of its own.
 SEVERAL = """
 import contextlib, io, json, sys
@@ -46,18 +48,25 @@ def start(command, data, **more):
     )
 
 
-def parnb(data, *args, **more):
-    "Run the command line to its end."
-    return subprocess.run([PARNB, *args], env=env(data, **more), capture_output=True, text=True, timeout=LONGEST)
+def parnb(data, *args, real=False, **more):
+    "Run the command line to its end, in a process that is forked from one with torch; `real` starts one as users do."
+    environment = env(data, **more)
+    command = [*([] if real else FORKS.python(environment)), PARNB, *map(str, args)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LONGEST)
 
 
 def several(commands, environment, cwd=None):
     "Run commands one after the other in one process; returns what each did."
-    code, given = [sys.executable, "-c", SEVERAL], json.dumps([[str(w) for w in c] for c in commands])
+    code, given = [*FORKS.python(environment), "-c", SEVERAL], json.dumps([[str(w) for w in c] for c in commands])
     how = dict(cwd=cwd, capture_output=True, text=True, timeout=LONGEST)
     p = subprocess.run(code, env=environment, input=given, **how)
     assert p.returncode == 0, p.stderr
     return [subprocess.CompletedProcess(c, *done) for c, done in zip(commands, json.loads(p.stdout))]
+
+
+def measured(text):
+    "A measurement that was printed as JSON, without how long it took."
+    return {k: v for k, v in json.loads(text).items() if "seconds" not in k}
 
 
 def fails_with(p, *words):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from command_line import CommandLine
 from processes import env, fails_with, parnb, several
 from small_scale import make_classes, make_data, make_model
 
@@ -13,18 +14,13 @@ from parnb.attacks import search
 from parnb.core import PRETRAINED
 from parnb.data.scenes import scenes
 from parnb.models.clip import pixels
-from parnb.registry import find, recipe
-from parnb.study.audit import audit, defender_of
+from parnb.registry import detectors, find, recipe
+from parnb.study.audit import _model_detectors, audit, defender_of
 from parnb.training.saving import Saver
 
 SUSPECT = PRETRAINED / "poisoned-05dddcfe09f1"
 CLASSES = 6
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    "A folder of images for each of six classes."
-    return make_classes(tmp_path_factory.mktemp("images"), CLASSES)
+SHORT = ["--detector", "inversion:quick=10,thorough=20", "--detector", "concentration:restarts=1,steps=20"]
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +28,14 @@ def audited(images, tmp_path_factory):
     "One audit: the process, the folder it ran in, and its page."
     folder = tmp_path_factory.mktemp("audit")
     page = folder / "audit.html"
-    done = parnb(folder, "audit", "--model", SUSPECT, "--images", images, "--out", page, "--json")
+    done = parnb(folder, "audit", "--model", SUSPECT, "--images", images, *SHORT, "--out", page, "--json")
     assert done.returncode == 0, done.stderr
     return done, folder, page
 
 
 def test_findings_as_json(audited):
     found = json.loads(audited[0].stdout)
+    assert found["findings"].keys() == {"inversion", "concentration"}
     assert found["classes"] == CLASSES and found["images"] == 4 * CLASSES and "no all-clear" in found["caution"]
     for finding in found["findings"].values():
         scores = [s["score"] for s in finding["suspects"]]
@@ -53,10 +50,16 @@ def test_the_page_stands_alone(audited):
 
 def test_findings_are_kept_and_nothing_half_written(audited, images):
     kept = {p.name for p in audited[1].rglob("audited-*")}
-    again = parnb(audited[1], "audit", "--model", SUSPECT, "--images", images)
+    again = parnb(audited[1], "audit", "--model", SUSPECT, "--images", images, *SHORT)
     assert again.returncode == 0 and {p.name for p in audited[1].rglob("audited-*")} == kept
     assert "no all-clear" in again.stdout and "score" in again.stdout
     assert not [*audited[1].rglob(".partial*"), *audited[1].rglob("*.lock")]
+
+
+def test_all_detectors_search_if_none_is_named():
+    seen = CommandLine("audit")("audit", "--model", SUSPECT, "--scale", "tiny")["run"].model_dump()
+    assert seen["only"] is None and seen["parameters"] is None
+    assert _model_detectors(None) == [*detectors("model")]
 
 
 def test_a_detector_of_a_plugin_that_changes_is_run_again(monkeypatch):
@@ -101,13 +104,12 @@ def test_an_interrupted_search_goes_on(monkeypatch, tmp_path):
     assert counts[0] - counts[1] == 7, counts  # five steps of the first part, and two of the second
 
 
-def test_a_model_compared_with_itself_shows_nothing(images, tmp_path):
-    short = ["--detector", "inversion:quick=10,thorough=20", "--detector", "concentration:steps=20"]
-    command = ["audit", "--model", SUSPECT, "--images", images, *short, "--json"]
-    alone, done = (parnb(tmp_path, *command, *more) for more in ([], ["--against", SUSPECT]))
+def test_a_model_compared_with_itself_shows_nothing(audited, images):
+    command = ["audit", "--model", SUSPECT, "--images", images, *SHORT, "--against", SUSPECT, "--json"]
+    done = parnb(audited[1], *command)
     assert done.returncode == 0, done.stderr
-    alone, found = json.loads(alone.stdout), json.loads(done.stdout)
-    assert found["reference"] == str(SUSPECT)
+    alone, found = json.loads(audited[0].stdout), json.loads(done.stdout)
+    assert found["reference"] == str(SUSPECT) and found["findings"].keys() == alone["findings"].keys()
     assert all(abs(f["score"]) < 1e-3 for f in found["findings"].values())
     assert any(f["score"] > 0.1 for f in alone["findings"].values())
 

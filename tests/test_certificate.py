@@ -5,7 +5,7 @@ import re
 
 import pytest
 from processes import env, fails_with, parnb, several
-from small_scale import make_classes, make_data
+from small_scale import make_data
 
 from parnb.core import PRETRAINED
 from parnb.models.clip import load_clip, model_key
@@ -18,12 +18,6 @@ RECORD = dict(
     canary_limit=0.05,
     strength="lr 0.003",
 )
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    "A folder of images for each of six classes."
-    return make_classes(tmp_path_factory.mktemp("images"), CLASSES, EACH)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,12 @@
 "The rules of the claims are frozen: a rule that changes needs a new date, and the protocol that it is judged under."
 
-import importlib.util
 import json
 import sys
 from datetime import date
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 from parnb.core import PRESETS
 from parnb.scales import load_preset
@@ -19,9 +19,7 @@ COMMAND = Path(__file__).resolve().parents[1] / ".ci" / "claims.py"
 @pytest.fixture
 def freeze(tmp_path, monkeypatch):
     "The command on a copy of the claims, whose text it returns; the protocol's hash is one that was made up."
-    spec = importlib.util.spec_from_file_location("freeze_claims", COMMAND)
-    command = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(command)
+    command = load_script(COMMAND)
     path = tmp_path / "claims.json"
     path.write_text((PRESETS / "claims.json").read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(command, "PATH", path)

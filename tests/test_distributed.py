@@ -92,9 +92,10 @@ def warnings(architecture, norm):
 
 done = {}
 for name in known:
+    made = {}
     for architecture in architectures:
-        model, log = train(name, architecture)
-        done[name, architecture] = model.state_dict(), log.iloc[:1].to_dict("list")
+        made[architecture], log = train(name, architecture)
+        done[name, architecture] = made[architecture].state_dict(), log.iloc[:1].to_dict("list")
         if world == 1:
             model, _ = train(name, architecture, compute=Compute(micro_batches=2))
             done[name, architecture, "reordered"] = model.state_dict()
@@ -105,7 +106,7 @@ for name in known:
             model, *calls[:] = resumed(name, partial)
             return model
 
-        whole = store("whole", name, lambda partial: train(name, partial=partial)[0])
+        whole = store("whole", name, lambda partial: made["tiny-vit"])
         done[name, "stored"] = calls, [whole, store("resumed", name, interrupted)]
 if world > 1:
     try:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import LONGEST, PARNB, env, fails_with, parnb, several, start
+from processes import LONGEST, PARNB, env, fails_with, measured, parnb, several, start
 from waiting import wait_for
 
 BIN = Path(sys.executable).parent
@@ -18,15 +18,10 @@ MEASURE = ["measure", "--smoke", "--attack", "badnet_stripes", "--json"]
 STAGES = ["scenes", "poisoned", "cleaned", "embedded"]  # of a run, each named as the folders that it makes
 
 
-def without_times(text):
-    "A printed measurement without how long it took."
-    return {k: v for k, v in json.loads(text).items() if "seconds" not in k}
-
-
 def metrics(p):
     "The measurement that a finished process printed."
     assert p.returncode == 0, p.stderr
-    return without_times(p.stdout)
+    return measured(p.stdout)
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +69,7 @@ def test_two_processes_one_works(scenes, undisturbed):
     outputs = [p.communicate(timeout=LONGEST) for p in both]
     assert [p.returncode for p in both] == [0, 0], outputs
     for out, _ in outputs:
-        assert without_times(out) == undisturbed[1]
+        assert measured(out) == undisturbed[1]
     assert len(list((scenes / "artifacts").glob("poisoned-*"))) == 1
 
 
@@ -99,7 +94,7 @@ def test_full_disk(undisturbed, tmp_path, size):
         if size == "17m":
             (tmp_path / "cache").symlink_to(undisturbed[0] / "cache")
             (tmp_path / "ballast").write_bytes(b"0" * 14_000_000)
-        fails_with(parnb(tmp_path, *MEASURE), "is full", "PARNB_DATA")
+        fails_with(parnb(tmp_path, *MEASURE, real=True), "is full", "PARNB_DATA")
         assert not list(tmp_path.glob("*/.tmp-*"))
     finally:
         subprocess.run(["umount", str(tmp_path)])
@@ -161,7 +156,7 @@ def test_mistakes_are_one_sentence(mistakes, args, words):
 
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
     "As users meet it, behind options of every command."
-    p = parnb(tmp_path, "-q", "measure", "--quiet", "--tau", "4.5")
+    p = parnb(tmp_path, "-q", "measure", "--quiet", "--tau", "4.5", real=True)
     fails_with(p, "less than or equal to 4")
     assert p.returncode == 1 and not p.stdout
 

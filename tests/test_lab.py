@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import free_port
 
 NBS = Path(__file__).parents[1] / "nbs"
 SMALLEST = dict(attack="badnet_stripes", smoke=True)
@@ -129,16 +130,17 @@ class Lab:
             self.process.kill()
 
 
-@pytest.fixture
-def lab(tmp_path, port):
-    "JupyterLab over copies of both notebooks."
-    (tmp_path / "nbs").mkdir()
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "JupyterLab over copies of both notebooks; the second finds the models of the first."
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "nbs").mkdir()
     for name in SETTINGS:
-        copy_notebook(name, tmp_path / "nbs")
-    tracker = tmp_path / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+        copy_notebook(name, folder / "nbs")
+    tracker = folder / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     tracker.parent.mkdir(parents=True)
     tracker.write_text('{"windowingMode": "none"}')  # cells that are out of sight are in the page too
-    server = Lab(tmp_path, port)
+    server = Lab(folder, free_port())
     try:
         server.wait("the REST API", lambda: server.api("status"), START)
         yield server

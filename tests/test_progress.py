@@ -8,17 +8,16 @@ import subprocess
 import sys
 import termios
 import threading
-from pathlib import Path
 
 import pytest
+from processes import PARNB
 
-PARNB = str(Path(sys.executable).parent / "parnb")
 LONGEST = 600  # s; each command takes a few seconds on an idle machine
 COUNT = """\
 from parnb.progress import progress
 import time
 with progress('counting', 30, 'steps') as p:
-    for _ in range(30): time.sleep(0.05); p.step()"""
+    for _ in range(30): time.sleep(0.02); p.step()"""
 
 
 def notebook(folder, *cells):
@@ -77,8 +76,8 @@ def test_a_terminal_shows_a_bar():
 
 
 def test_a_pipe_shows_a_line_a_minute():
-    "Here: a line in half a second."
-    p = piped([sys.executable, "-c", f"import parnb.progress\nparnb.progress._EVERY = 0.5\n{COUNT}"])
+    "Here: a line in a fifth of a second."
+    p = piped([sys.executable, "-c", f"import parnb.progress\nparnb.progress._EVERY = 0.2\n{COUNT}"])
     lines = p.stderr.splitlines()
     assert p.returncode == 0 and not p.stdout and len(lines) >= 2
     assert all(re.fullmatch(r"counting: \d+/30 steps, .* s \(.* steps/s(, .* left)?\)", line) for line in lines), lines
@@ -117,8 +116,8 @@ def test_piped_notebook(tmp_path):
 
 
 def test_a_piped_notebook_shows_a_line_a_minute(tmp_path):
-    "Here: a line in half a second."
-    often = "import parnb.progress\nparnb.progress._EVERY = 0.5"
+    "Here: a line in a fifth of a second."
+    often = "import parnb.progress\nparnb.progress._EVERY = 0.2"
     p = piped([PARNB, *notebook(tmp_path, often, COUNT, "print('result')")])
     lines = p.stderr.splitlines()
     assert p.returncode == 0 and p.stdout.startswith("result") and len(lines) >= 2

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from functools import lru_cache
 from importlib.metadata import packages_distributions
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import nbformat
@@ -22,6 +21,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS, PACKAGE = ROOT / "nbs", ROOT / "parnb"
@@ -133,9 +133,7 @@ def test_environment_agrees_with_settings():
 
 
 def test_the_lock_satisfies_settings():
-    spec = spec_from_file_location("lock", ROOT / ".ci" / "lock.py")
-    lock = module_from_spec(spec)
-    spec.loader.exec_module(lock)
+    lock = load_script(ROOT / ".ci" / "lock.py")
     locked = lock.read_lock()
     assert not lock.problems(locked)
     assert len(locked) > 100 and all(str(Version(v)) == v and not Version(v).local for v in locked.values())
@@ -512,20 +510,18 @@ def test_links_of_the_documents_lead_somewhere():
         assert not [link for link in links if not (ROOT / link).exists()], doc
 
 
-@pytest.mark.parametrize(
-    "server, why",
-    [
-        ("import sys; sys.stdin.readline(); sys.exit(3)", "ended with exit code 3"),
-        ("import time; time.sleep(60)", "did not end within 0.2 s"),
-    ],
-)
-def test_a_notebook_without_an_answer_is_told_why(tmp_path, server, why):
-    spec = spec_from_file_location("notebook_tests", ROOT / "conftest.py")
-    runner = module_from_spec(spec)
-    spec.loader.exec_module(runner)
-    runner.SERVER, runner.SECONDS = server, 0.2 if "sleep" in server else 60
-    with pytest.raises(runner.NotebookFailure, match=why):
-        runner.Server().run(tmp_path / "a.ipynb")
+def test_a_notebook_that_does_not_end_is_told_why(tmp_path):
+    runner = load_script(ROOT / "conftest.py")
+    runner.RUNNER, runner.SECONDS = "import time; time.sleep(60)", 0.2
+    with pytest.raises(runner.NotebookFailure, match="did not end within 0.2 s"):
+        runner.run(tmp_path / "a.ipynb")
+
+
+@pytest.mark.parametrize("code, ended", [("import sys; sys.exit(3)", 3), ("import os; os.kill(os.getpid(), 9)", -9)])
+def test_a_notebook_fails_as_its_process_does(tmp_path, code, ended):
+    runner = load_script(ROOT / "conftest.py")
+    runner.RUNNER = f"print('so far', flush=True); {code}"
+    assert runner.run(tmp_path / "a.ipynb") == (ended, "so far")
 
 
 def test_a_stale_table_is_found(tmp_path):

@@ -1,12 +1,11 @@
 "README.md is made from the index notebook by a small converter; here are its rules."
 
 import json
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-SPEC = spec_from_file_location("readme", Path(__file__).parents[1] / ".ci" / "readme.py")
-readme = module_from_spec(SPEC)
-SPEC.loader.exec_module(readme)
+from scripts import load_script
+
+readme = load_script(Path(__file__).parents[1] / ".ci" / "readme.py")
 
 
 def convert(tmp_path, *cells):

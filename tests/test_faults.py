@@ -186,7 +186,7 @@ def test_torchrun_beside_another_program(scenes):
             os.killpg(alone.pid, signal.SIGCONT)
         outputs = [p.communicate(timeout=LONGEST) for p in (alone, together)]
     assert [alone.returncode, together.returncode] == [0, 0], (outputs, told.read_text())
-    assert without_times(outputs[1][0]) == without_times(outputs[0][0])
+    assert measured(outputs[1][0]) == measured(outputs[0][0])
     assert not list(scenes.rglob(".first-*"))
 
 

@@ -59,7 +59,7 @@ def main(out: Path):
             continue
         model, _, tokenizer = load_clip(*place())
         defender = Defender(tokenizer=tokenizer, names=list(data_of("tiny").names))
-        found = find("detector", "words").make().fit(defender).examine(model)
+        found = find("detector", "word_search").make().fit(defender).examine(model)
         first = found.suspects.iloc[0].to_dict() if len(found.suspects) else {}
         row = about | dict(score=found.score, says=found.says, first=first.pop("target", ""), commit=commit())
         row |= {k: v for k, v in first.items() if k in COLUMNS and k not in row}

@@ -80,7 +80,7 @@ class _Tower:
         return got.sum(1).amax(1) / n + (e.sum(1).square().sum(-1) - n) / (n * (n - 1))
 
 
-@register_detector("words", label="word search", reference="ours", order=25)
+@register_detector("word_search", label="word search", reference="ours", order=25)
 class Words(Detector):
     """Searches for a word that turns prompts of all classes into one class.
 

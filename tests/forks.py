@@ -20,7 +20,8 @@ import tempfile
 from types import ModuleType
 
 LIBRARIES = ("torch", "open_clip", "pandas", "scipy.stats", "matplotlib.pyplot")  # IPython would mean a notebook
-OWN = ("PARNB_", "PYTEST_")  # beginnings of variables that no library reads when it is imported
+# beginnings of variables that no library reads when it is imported; open_clip sets the last two
+OWN = ("PARNB_", "PYTEST_", "TOKENIZERS_PARALLELISM", "TORCHINDUCTOR_CACHE_DIR")
 ENDED: list[int] = []  # the exit code of a forked program
 
 
@@ -71,6 +72,7 @@ class Server:
 
     def stop(self):
         self.process.communicate()
+        self.folder.cleanup()
 
 
 def ask(path, *command):
@@ -125,7 +127,8 @@ def attend(client):
 def end():
     "Leave the libraries of a forked program as they are: to free all memory takes half a second."
     if ENDED:
-        sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
         os._exit(ENDED[0])
 
 
@@ -160,7 +163,7 @@ def run(first, *rest):
         sys.argv, sys.path[:0] = [*rest], [os.getcwd()]
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
-        sys.argv, sys.path[:0] = [first, *rest], [os.path.dirname(first)]
+        sys.argv, sys.path[:0] = [first, *rest], [os.path.dirname(os.path.realpath(first))]
         runpy.run_path(first, run_name="__main__")
 
 

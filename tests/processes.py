@@ -12,8 +12,8 @@ from forks import FORKS
 PARNB = str(Path(sys.executable).parent / "parnb")
 LONGEST = 1200  # s; a smoke run takes 30 s on an idle core, several times that on a busy machine
 
-# One process for several commands, which share what they load and read. Both commands that have the options
-# of registered cleaners are named when the command line is loaded, as one of them is in a process of its own.
+# One process for several commands, which share what they load and read. Both commands that have the options of
+# registered cleaners are named when the command line is loaded, as one of them is in a process of its own.
 SEVERAL = """
 import contextlib, io, json, sys
 sys.argv = ["parnb", "clean", "measure"]
@@ -48,18 +48,22 @@ def start(command, data, **more):
     )
 
 
+def python(environment, *args, real=False, **how):
+    "Run Python to its end, in a process that is forked from one with torch; `real` starts one as users do."
+    command = [*([sys.executable] if real else FORKS.python(environment)), *map(str, args)]
+    how = dict(capture_output=True, text=True, timeout=LONGEST) | how
+    return subprocess.run(command, env=environment, **how)
+
+
 def parnb(data, *args, real=False, **more):
-    "Run the command line to its end, in a process that is forked from one with torch; `real` starts one as users do."
-    environment = env(data, **more)
-    command = [*([] if real else FORKS.python(environment)), PARNB, *map(str, args)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LONGEST)
+    "Run the command line to its end, as `python` does."
+    return python(env(data, **more), PARNB, *args, real=real)
 
 
 def several(commands, environment, cwd=None):
     "Run commands one after the other in one process; returns what each did."
-    code, given = [*FORKS.python(environment), "-c", SEVERAL], json.dumps([[str(w) for w in c] for c in commands])
-    how = dict(cwd=cwd, capture_output=True, text=True, timeout=LONGEST)
-    p = subprocess.run(code, env=environment, input=given, **how)
+    given = json.dumps([[str(w) for w in c] for c in commands])
+    p = python(environment, "-c", SEVERAL, input=given, cwd=cwd)
     assert p.returncode == 0, p.stderr
     return [subprocess.CompletedProcess(c, *done) for c, done in zip(commands, json.loads(p.stdout))]
 

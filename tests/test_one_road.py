@@ -2,14 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from command_line import CommandLine
 from small_scale import make_data, make_model, make_scale
-from processes import LONGEST, env, parnb
+from processes import env, parnb, python
 
 from parnb.core import PRETRAINED, ParnbError
 from parnb.study import own
@@ -227,8 +225,7 @@ def test_a_foreign_checkpoint_is_a_run_like_any_other(tmp_path):
     options += ["--method", "par", "--tau", "1.9", "--epochs", "1", "--batch-size", "64"]
     p = parnb(tmp_path / "a", "clean", *map(str, options))
     assert p.returncode == 0 and p.stdout.strip() == str(out), p.stderr
-    code = [sys.executable, "-c", IN_PYTHON, checkpoint, pairs]
-    p = subprocess.run(code, env=env(tmp_path / "b"), capture_output=True, text=True, timeout=LONGEST)
+    p = python(env(tmp_path / "b"), "-c", IN_PYTHON, checkpoint, pairs)
     assert p.returncode == 0, p.stderr
     in_python = Path(p.stdout.splitlines()[-1])
     # the weights, not the files: safetensors writes its metadata in any order

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from processes import LONGEST, PARNB, env, fails_with, parnb, several, start
+from processes import LONGEST, PARNB, env, fails_with, parnb, python, several, start
 from waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -51,8 +51,7 @@ def members(process):
 
 def test_a_failing_run_stops_no_other(tmp_path):
     "It is named with its reason and its log; the other is measured."
-    code = [sys.executable, "-c", SMOKE]
-    p = subprocess.run(code, env=env(tmp_path, PARNB_QUIET="1"), capture_output=True, text=True, timeout=LONGEST)
+    p = python(env(tmp_path, PARNB_QUIET="1"), "-c", SMOKE)
     assert p.returncode == 0, p.stderr
     result = json.loads(p.stdout.splitlines()[-1])
     assert list(result["failed"]) == [result["bad"]]
@@ -109,8 +108,7 @@ def test_a_job_that_a_cluster_ends_has_not_failed(tmp_path):
 
 def test_each_process_has_its_own_gpu(tmp_path):
     "Two runs at once see one GPU each."
-    code, two = [sys.executable, "-c", SPREAD], env(tmp_path, CUDA_VISIBLE_DEVICES="2,5", PARNB_QUIET="1")
-    p = subprocess.run(code, env=two, capture_output=True, text=True, timeout=LONGEST)
+    p = python(env(tmp_path, CUDA_VISIBLE_DEVICES="2,5", PARNB_QUIET="1"), "-c", SPREAD)
     assert p.returncode == 0, p.stderr
     assert {f.name for f in (tmp_path / "runs").iterdir()} - {"reproduce"} == {"2", "5"}
 

@@ -360,7 +360,7 @@ def tab_claims(
                 gaps.setdefault(x.numbers, []).append(x.name)
         missing = "; ".join(f"{', '.join(names)}: {why}" for why, names in gaps.items())
         row = dict(claim=c["claim"], published=f"{c['published']} {c['mark']}".strip(), rule=c["rule"])
-        row |= dict(frozen=c["frozen"]["date"], data=_source(c, collected))
+        row |= {"not asked": c.get("not_asked", "")} | dict(frozen=c["frozen"]["date"], data=_source(c, collected))
         row["ours"] = "; ".join(f"{'' if x.holds else 'FAILS in '}{x.name}: {x.numbers}" for x in shown)
         row["holds in"] = f"{sum(x.holds for x in shown)} of {len(cases)}" if shown else ""
         row["not shown"] = missing if cases else c.get("reason", "no run is declared")

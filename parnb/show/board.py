@@ -105,6 +105,11 @@ def held_out_cells(
 _NUMBERS = ["CA", "ASR", "low", "high", "worst", "worst_attack", "RA", "rebound", "cost", "not_cleaned"]
 
 
+def _mean(cells: pd.DataFrame, column: str) -> float:
+    "Each attack has the same weight; nan without cells, or if one has no value."
+    return cells.groupby("attack")[column].agg(lambda values: values.mean(skipna=False)).mean(skipna=False)
+
+
 def leaderboard(
     cells: pd.DataFrame,  # of `board_cells`
     budget: float,  # points of clean accuracy
@@ -126,7 +131,7 @@ def leaderboard(
         line |= dict(worst_attack=in_words("attack", s["worst_attack"]), cost=g[COST].iloc[0])
         back = g.groupby("attack")[REBOUND].mean().reindex(attacks)
         line |= dict(rebound=100 * back.mean(skipna=False))
-        line |= {k: 100 * cleaned[m].mean(skipna=False) for k, m in (("CA", CA), ("RA", RA))}
+        line |= {k: 100 * _mean(cleaned, m) for k, m in (("CA", CA), ("RA", RA))}
         out.append(line | dict(method=g.label.iloc[0], models=s["models"], of=of))
     out += [dict(method=r["label"], models=0, of=of) for r in p["rows"] if r["name"] not in set(here.row)]
     t = pd.DataFrame(out, columns=["method", "models", "of", *_NUMBERS]).assign(

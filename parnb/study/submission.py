@@ -353,12 +353,16 @@ def make_claim(
 def summarise(
     cells: Sequence[dict],  # of a claim
 ) -> dict[str, Any]:  # models, means in [0, 1], the worst attack
-    "The mean over the models of a claim and its worst attack. Source: ours."
+    """Means in which each attack has the same weight, and the worst attack.
+
+    The interval of the ASR is that of equally many models of each attack, and is missing otherwise. Source: ours."""
     if not cells:
         return dict(models=0)
     t = pd.DataFrame(cells)
-    each = t.groupby("attack")[ASR].mean()
-    mean = paired_interval(t[ASR]) if len(t) > 1 else dict(ci=[None, None])
+    groups = t.groupby("attack")
+    each = groups[ASR].mean()
+    even = len(t) > 1 and groups.size().nunique() == 1
+    mean = paired_interval(t[ASR]) if even else dict(ci=[None, None])
     out = dict(models=len(t), not_cleaned=int((t.setting == UNCLEANED).sum()))
-    out |= {CA: t[CA].mean(), ASR: t[ASR].mean(), f"{ASR}_ci": list(mean["ci"])}
+    out |= {CA: groups[CA].mean().mean(), ASR: each.mean(), f"{ASR}_ci": list(mean["ci"])}
     return out | dict(worst_attack=each.idxmax(), worst=each.max())

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .families import Family
-from ..core import content_key
+from ..core import content_key, keep_memory
 from ..lazy import open_clip
 from ..models.clip import model_key, normalise
 from ..progress import progress
@@ -116,6 +116,7 @@ def search_triggers(
     save_seconds: float = 20,  # minimum time between two saves
 ) -> Found:
     "Search for a trigger for each candidate, all at once. Source: ours."
+    keep_memory()
     gen, device = torch.Generator().manual_seed(seed), images.device
     few = 256 * 64**2 // images.shape[-1] ** 2  # more would leave a CPU's caches, or fill the memory
     chunk = chunk or max(1, few if device.type == "cpu" else 8 * few)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import ParnbError, content_key, explain_os
+from ..core import ParnbError, content_key, explain_os, keep_memory
 from ..data.pairs import article
 from ..data.scenes import PROMPTS
 from ..models.clip import embed_texts, model_key, normalise, pixels
@@ -172,6 +172,7 @@ def embed_images(
 
     Raises `ParnbError` for embeddings that are not finite, and on a full disk. Source: ours.
     """
+    keep_memory()
     views = {"clean": None, **(triggers or {})}
     device, sources = next(model.parameters()).device, [images] if triggered is None else [images, triggered]
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..core import ParnbError
+from ..core import ParnbError, keep_memory
 from ..data.pairs import Pairs
 from ..progress import progress
 from .objective import Trainable
@@ -200,6 +200,7 @@ def fit(
     used, and the objective's notes. Raises `ParnbError` if a loss is not finite, a caption is empty,
     the pairs do not fill a batch, a batch does not divide among the processes, or memory is short. Source: ours."""
     acc = _accelerator(precision := _precision(recipe.precision))
+    keep_memory()
     order = _Order(pairs, recipe, seed, acc.process_index, acc.num_processes)
     _warn(acc, objective, recipe)
     if compute != Compute():

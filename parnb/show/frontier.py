@@ -36,7 +36,8 @@ def frontier(
 
 # %% ../../nbs/api/show/frontier.ipynb #4ccd10ff
 _LINES = ("-", "--", ":", "-.")  # of the variants of one method
-_SPAN = (-12.5, 1.5)  # points of accuracy that are shown at most
+_SPAN = (-7.5, 0.8)  # points of accuracy that are shown
+_ROOT = (lambda y: np.sign(y) * np.sqrt(np.abs(y)), lambda y: np.sign(y) * y**2)  # gives small rates more room
 
 
 def _looks(rows: pd.DataFrame) -> dict[str, dict]:
@@ -66,7 +67,9 @@ def _panel(ax: Axes, g: pd.DataFrame, looks: dict[str, dict], budgets: Sequence[
     if not len(seen):
         write_not_run(ax)
     ran = "" if len(seen) in (0, len(g)) else f" ({len(seen)} of {len(g)} runs)"
-    ax.set(title=in_words("attack", g.attack.iloc[0]) + ran, ylim=(-4, 104))
+    ax.set(title=in_words("attack", g.attack.iloc[0]) + ran, xlim=_SPAN)
+    ax.set_yscale("function", functions=_ROOT)
+    ax.set(ylim=(-0.4, 104), yticks=(0, 1, 5, 20, 50, 100))
 
 
 def fig_frontier(
@@ -93,15 +96,14 @@ def fig_frontier(
     at = dict(ls="", color="w", mec="k")
     keys += [Line2D([], [], ls="", color="k", marker=marker_of("none"), mew=1.2, label=words("none"))]
     keys += [Line2D([], [], marker="s", ms=5, label=f"chosen by accuracy, {budget:g} points", **at)]
-    keys += [Line2D([], [], marker="o", ms=7, label="lowest ASR within them (oracle)", **at | dict(mew=0.7))]
+    if points.oracle.any():
+        keys += [Line2D([], [], marker="o", ms=7, label="lowest ASR within them (oracle)", **at | dict(mew=0.7))]
     fig.legend(handles=keys, loc="outside upper center", ncols=3, frameon=False, handlelength=2.6, fontsize=6.5)
     fig.supylabel("attack success rate (%), better ↓", fontsize=8)
-    least, outside = points.gain.min(), int((points.gain < _SPAN[0]).sum())
-    for ax in axes[: len(attacks)]:
-        ax.set_xlim(max(_SPAN[0], min(-6, least - 0.8)) if least == least else _SPAN[0], _SPAN[1])
     for ax in axes[: len(attacks)][-3:]:
         ax.set(xlabel="accuracy (points), better →")
-    note = "Accuracy on dev, relative to the poisoned model; the dotted lines are the budgets."
+    note = "Accuracy on dev, relative to the poisoned model; dotted lines: budgets; rates on a square-root scale."
+    outside = int((points.gain < _SPAN[0]).sum())
     beyond = f"{outside} settings lose more than {-_SPAN[0]:g} points and are not shown." if outside else ""
     missing = ", ".join(labels[k] for k in looks if k not in ran)
     write_note(fig, note, beyond, f"Not run: {missing}." if missing else "", local_note(points[points.done]))

@@ -148,7 +148,7 @@ def caution(
     if not a.findings:
         return "This is no all-clear: the model was not searched."
     found = [(find("detector", n).label, find("detector", n).cls.misses) for n in a.findings]
-    parts = ["no score has a threshold yet, and no detector looks for classes that are swapped"]
+    parts = ["scores have no threshold for models in general, and no detector looks for classes that are swapped"]
     parts += [f"{label} misses {misses}" for label, misses in found if misses]
     parts += [f"{m.label} was not run" for n, m in detectors("model").items() if n not in a.findings]
     return f"This is no all-clear: {'; '.join(parts)}."

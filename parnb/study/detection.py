@@ -216,6 +216,18 @@ def groups_of(
 _FEW = 5  # fewer scores of each kind say too little
 
 
+def _at_threshold(s: Scores) -> list[str]:
+    "How many models lie above the threshold that no control which sets it exceeds, in words; empty: none is set."
+    found = {k.removesuffix("@0%"): v for k, v in measures(s).items() if k.endswith("@0%")}
+    if not found:
+        return []
+    above = {k: f"{v.sum()} of {len(v)}" for k, v in found.items()}
+    text = (
+        f"above {threshold(s.score[s.sets], 0):.2f}, the highest of the {s.sets.sum()} clean ones that set a threshold"
+    )
+    return [f"{text}, lie {above['FPR']} other clean ones and {above['TPR']} backdoored ones"]
+
+
 def usual_scores(
     rows: pd.DataFrame,  # of `population_rows`
     names: Iterable[str],  # registered detectors
@@ -230,6 +242,7 @@ def usual_scores(
                 f"{of} {g.min():.2f} to {g.max():.2f} (median {g.median():.2f}, n = {len(g)})"
                 for of, g in groups.items()
             ]
+            parts += _at_threshold(scores_of(here, here.role == "poisoned"))
             label, parts_of = find("detector", name).label, here.part[here.backdoored.notna()]
             developed = " that detectors were developed on" * bool((parts_of == "development").all())
             out.append(

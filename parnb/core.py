@@ -365,7 +365,8 @@ def join_first(
     return path
 
 # %% ../nbs/api/core.ipynb #0f684ec5
-_TRIM, _MMAP = -1, -3  # options of glibc's mallopt: how much is kept, and from which size on the system is asked
+# options of glibc's mallopt: how many bytes are kept, and how large a part must be to be returned to the system at once
+_KEPT = {-1: 2**30, -3: 2**26}
 
 
 @lru_cache
@@ -373,5 +374,5 @@ def keep_memory() -> None:
     "Let freed memory stay with this process for its next step, where the C library is glibc. Source: ours."
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library has no such function
-            for option in (_TRIM, _MMAP):
-                ctypes.CDLL(None).mallopt(option, 2**30)
+            for option, size in _KEPT.items():
+                ctypes.CDLL(None).mallopt(option, size)

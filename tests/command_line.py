@@ -44,8 +44,8 @@ class CommandLine:
             effects.update(run=run, compute=compute.model_dump())
             return made
 
-        def calibrated(run, budget, smoke, compute, tell, suspected):
-            effects["calibrated"] = [budget, smoke, suspected]
+        def calibrated(run, budget, smoke, compute, tell, suspected, margin):
+            effects["calibrated"] = [budget, smoke, suspected, margin]
             return model(run, compute)
 
         def measure(run, fresh=False, batch_size=256):

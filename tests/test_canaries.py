@@ -63,6 +63,7 @@ MISTAKES = [
     (["--calibrate", "--images", "val", "--lr", "1e-3", "--scale", "tiny"], "--lr has no effect with --calibrate"),
     (["--calibrate", "--images", "val", "--recipe", "lr=1e-3", "--scale", "tiny"], "--recipe lr has no effect"),
     (["--budget", "2"], "--budget belongs to --calibrate"),
+    (["--margin", "1"], "--margin belongs to --calibrate"),
     (["--suspected", "banana"], "--suspected belongs to --calibrate"),
     (["--calibrate", "--images", "val", "--suspected", "bananna"], "did you mean 'banana'"),
     (["--names", "names.txt"], "--names needs --images"),

@@ -38,6 +38,7 @@ VALUES = {
     "--batch-size": "32",
     "--lr": "1e-4",
     "--budget": "7",
+    "--margin": "1",
     "--suspected": "banana",
     "--precision": "no",
     "--pairs": "synthetic",

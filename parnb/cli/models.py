@@ -68,6 +68,14 @@ CALIBRATE = dict(
     budget=_option(
         float, None, "With --calibrate: points of accuracy that may be lost; 3 by default.", min=0.0, panel=TRAINING
     ),
+    margin=_option(
+        int,
+        None,
+        "With --calibrate: so many learning rates above the lowest, as long as they remove the known backdoors within "
+        "the points; 0 by default.",
+        min=0,
+        panel=TRAINING,
+    ),
     suspected=_option(
         list[str],
         None,
@@ -184,9 +192,11 @@ def _cleaned(
     from parnb.study.own import check_empty
 
     calibrate, budget = typed.pop("calibrate", False), typed.pop("budget", None)
-    suspected = typed.pop("suspected", None) or []
+    margin, suspected = typed.pop("margin", None), typed.pop("suspected", None) or []
     if not calibrate and budget is not None:
         raise ParnbError("--budget belongs to --calibrate, which searches for the strength within it")
+    if not calibrate and margin is not None:
+        raise ParnbError("--margin belongs to --calibrate, which may clean harder than is needed for known backdoors")
     if not calibrate and suspected:
         raise ParnbError("--suspected belongs to --calibrate, which plants known backdoors towards other classes")
     own = "model" in typed
@@ -202,7 +212,7 @@ def _cleaned(
     if not calibrate:
         return cleaned_clip(run, compute)
     settings = dict(budget=3.0 if budget is None else budget, suspected=suspected, smoke=typed.get("smoke", False))
-    return calibrated_clip(run, compute=compute, tell=_tell, **settings)
+    return calibrated_clip(run, compute=compute, tell=_tell, margin=margin or 0, **settings)
 
 
 def _tell(

@@ -32,6 +32,11 @@ def calibration_note(
         low, high = r["ci"]
         text += f", and of these the true ASR is above {ASSURED:.0%} in {round(r['value'] * r['n'])} "
         text += f"({low:.0%} to {high:.0%})"
+    more = false_assurance(rows, "with_margin")
+    if r := more["rate"]:
+        low, high = r["ci"]
+        text += f"; with a margin of one strength, in {round(r['value'] * r['n'])} of {r['n']} other models "
+        text += f"({low:.0%} to {high:.0%})"
     t = predictors(rows)
     if len(t):
         s = t[t.predictor == PREDICTORS["canary"]].iloc[0]

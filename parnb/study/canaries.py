@@ -211,6 +211,7 @@ def choose_strength(
     trials: dict[int, Trial],  # position of a strength -> what it did
     count: int,  # strengths
     budget: float,  # points of accuracy that may be lost
+    margin: int = 0,  # strengths above the weakest one, as long as they remove the canaries within the budget
 ) -> tuple[bool, int]:  # is the search at its end, and the position: the chosen one, or the one to try next; -1: none
     """Bisection: the weakest strength that removes the canaries within the budget.
 
@@ -222,7 +223,14 @@ def choose_strength(
             return False, k
         low, high = (low, k) if trials[k].gone or trials[k].lost > budget else (k, high)
     good = [k for k, t in trials.items() if t.gone and t.lost <= budget]  # accuracy may fall and rise again
-    return True, min(good, default=low)
+    k = min(good, default=low)
+    for above in range(k + 1, min(k + margin + 1, count)) if good else ():
+        if above not in trials:
+            return False, above
+        if above not in good:
+            break
+        k = above
+    return True, k
 
 # %% ../../nbs/api/study/canaries.ipynb #01e54083
 @dataclass(frozen=True)
@@ -270,6 +278,7 @@ def calibrate(
     compute: Compute = Compute(),  # how a step is computed
     tell: Callable[[str], None] = lambda line: None,  # gets a line after each step
     suspected: Sequence[str] = (),  # as of `canaries_of`
+    margin: int = 0,  # as of `choose_strength`
 ) -> Calibration:
     """Plant canaries into a copy of the run's model before its cleaning, and find the strength that removes them.
 
@@ -293,7 +302,7 @@ def calibrate(
         )
     )
     tables, trials = {}, {}
-    while not (found := choose_strength(trials, len(lrs), budget))[0]:
+    while not (found := choose_strength(trials, len(lrs), budget, margin))[0]:
         k = found[1]
         made = cleaned_clip(at_rate(again, lrs[k]), compute, looks=False)  # no other run cleans this copy
         t = canary_rates(made, run, canaries)
@@ -316,14 +325,16 @@ def calibrated_clip(
     compute: Compute = Compute(),
     tell: Callable[[str], None] = lambda line: None,
     suspected: Sequence[str] = (),  # as of `canaries_of`
+    margin: int = 0,  # as of `choose_strength`
 ) -> Path:  # a model folder for `load_clip`, whose record names the canaries
     "Calibrate on a copy, then clean the run's model with the strength found. Raises as `calibrate`. Source: ours."
-    found = calibrate(run, budget, smoke, compute, tell, suspected)
+    found = calibrate(run, budget, smoke, compute, tell, suspected, margin)
     for line in found.words():
         tell(line)
     chosen = at_rate(run, found.lr)
     cleaned, canaries = cleaned_clip(chosen, compute), found.chosen().round(4).to_dict("records")
     about = dict(canaries=canaries, canary_limit=GONE, strength=f"lr {found.lr:g}", budget=budget, gone=found.gone)
+    about |= dict(margin=margin) if margin else {}
     about["calibrated_from"] = model_key(load_clip(poisoned_clip(run))[0])
     record = read_record(cleaned)
     if "accuracy_before" not in record:

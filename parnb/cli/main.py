@@ -231,9 +231,7 @@ def _report(
 def main():
     "The entry point of the command `parnb`. Source: ours."
     code = 1
-    os.environ.setdefault(
-        "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
-    )  # kernels that it starts get memory in large pages
+    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # for kernels: memory in large pages
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster ends a job by SIGTERM: handle it as Ctrl-C
     try:
         code = app(args=arrange(sys.argv[1:]), standalone_mode=False) or 0

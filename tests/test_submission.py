@@ -178,7 +178,9 @@ def test_bad_input_is_one_sentence(made, tmp_path):
 def test_a_method_gives_no_verdict(made, tmp_path, at, says):
     "It may print one and end its process, when it is described or when it cleans."
     method, claim = tmp_path / "method.py", made[1]
-    method.write_text(f"import os, sys\nif {at}:\n    print('confirmed, 1 of 1 cells')\n    os._exit(0)\n{METHOD}")
+    method.write_text(
+        f"import os, sys\nif {at}:\n    print('confirmed, 1 of 1 cells', flush=True)\n    os._exit(0)\n{METHOD}"
+    )
     if "could not" in says:
         keys = apart.told_by(method, claim)["keys"][0]
         claim = claim | dict(cells=[c | dict(key=k) for c, k in zip(claim["cells"], keys, strict=True)])

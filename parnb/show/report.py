@@ -87,7 +87,7 @@ def claim_cards(
     claims = [{k: str(v) for k, v in r.items()} for r in table.fillna("").to_dict("records")]
     cards = [c | dict(cases=[x for x in c["ours"].split("; ") if x]) for c in claims]
     page = Environment(autoescape=True).from_string((PRESETS / "claims.html").read_text(encoding="utf-8"))
-    lines = ("published", "rule", "not asked", "data", "frozen")
+    lines = ("published", "rule", "data", "frozen")
     return page.render(claims=cards, counts=_counts(table), lines=lines, unfolded=unfolded)
 
 

@@ -188,7 +188,7 @@ def assurance_words(
     row = load_preset(load_protocol()["scale"])["canaries"]["evaluate"]["row"]
     method = next(r["label"] for r in all_rows() if r["name"] == row)
     return (
-        f"How far to trust this was measured with {method} on {f['models']} small models with a known backdoor: in "
-        f"{r['n']} all canaries were gone, and of these {round(r['value'] * r['n'])} kept a true ASR above "
-        f"{ASSURED:.0%} ({r['value']:.0%}; {low:.0%} to {high:.0%})."
+        f"How far to trust this was measured with {method}, without a margin, on {f['models']} small models with a "
+        f"known backdoor: in {r['n']} all canaries were gone, and of these {round(r['value'] * r['n'])} kept a true "
+        f"ASR above {ASSURED:.0%} ({r['value']:.0%}; {low:.0%} to {high:.0%})."
     )

@@ -236,13 +236,14 @@ def usual_scores(
     r, out = counted(rows[rows.stage == "rn"]), []
     for name in names:
         here = r[r.detector == name]
-        groups = {"clean": here.score[here.backdoored == 0], "backdoored": here.score[here.backdoored == 1]}
+        s = scores_of(here, here.role == "poisoned")
+        groups = {"clean": s.score[s.clean], "backdoored": s.score[s.backdoored]}
         if min(map(len, groups.values())) >= _FEW:
             parts = [
-                f"{of} {g.min():.2f} to {g.max():.2f} (median {g.median():.2f}, n = {len(g)})"
+                f"{of} {g.min():.2f} to {g.max():.2f} (median {np.median(g):.2f}, n = {len(g)})"
                 for of, g in groups.items()
             ]
-            parts += _at_threshold(scores_of(here, here.role == "poisoned"))
+            parts += _at_threshold(s)
             label, parts_of = find("detector", name).label, here.part[here.backdoored.notna()]
             developed = " that detectors were developed on" * bool((parts_of == "development").all())
             out.append(

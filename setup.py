@@ -14,13 +14,15 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 SHIPPED = ["data/pretrained/**/*", "data/results/**/*", "nbs/*.ipynb"]
+LEFT_OUT = "data/pretrained/pretrained-"  # clean models that only the population of detectors needs, in a checkout
 SHIPPED += [f"nbs/{folder}/*.ipynb" for folder in ("figures", "tables", "tutorials")]
 
 
 def shipped_files() -> list[Path]:
     "Files outside the package that the wheel holds, relative to the root; without hidden ones such as locks."
     found = (p.relative_to(ROOT) for pattern in SHIPPED for p in ROOT.glob(pattern) if p.is_file())
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.parts))
+    kept = (p for p in found if not p.as_posix().startswith(LEFT_OUT))
+    return sorted(p for p in kept if not any(part.startswith(".") for part in p.parts))
 
 
 class BuildWithData(build_py):

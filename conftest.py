@@ -14,26 +14,36 @@ from pathlib import Path
 
 import pytest
 from forks import FORKS
+from outputs import stale
 
 ROOT = Path(__file__).resolve().parent
 SECONDS = 900  # the slowest notebook takes about a minute on an idle core; one that takes longer than this hangs
 SKIP = re.compile(r"^(?:- )?skip_exec:\s*(?:true|t|yes|y|on|1)\s*$", re.I | re.M)
-# nbdev's own runner with the flags that it skips; in a process for each notebook, since they set seeds and styles
+# nbdev's own runner with the flags that it skips; in a process for each notebook, since they set seeds and styles. It
+# writes what each cell kept and what its code gave
 RUNNER = """
-import sys
+import json, sys
 from pathlib import Path
+from execnb.shell import CaptureShell
 from nbdev.config import get_config
 from nbdev.test import test_nb
-cfg = get_config()
+cfg, run, outputs = get_config(), CaptureShell.cell, []
+def cell(self, cell, *args, **kwargs):
+    kept, cell.outputs = cell.get("outputs", []), []
+    run(self, cell, *args, **kwargs)
+    outputs.append([cell.idx_, kept, cell.outputs])
+CaptureShell.cell = cell
 ok, _ = test_nb(Path(sys.argv[1]), skip_flags=cfg.tst_flags.split(), basepath=cfg.config_path)
+Path(sys.argv[2]).write_text(json.dumps(outputs), encoding="utf-8")
 sys.exit(not ok)
 """
 
 
-def run(path: Path) -> tuple[int, str]:  # exit code, output
+def run(path: Path) -> tuple[int, str, list]:  # exit code, what it printed, cells: index, kept and new outputs
     "Test a notebook. Raises `NotebookFailure` if it took too long."
-    command, late = [*FORKS.python(os.environ), "-c", RUNNER, path], ""
-    with tempfile.TemporaryFile() as log:
+    late = ""
+    with tempfile.TemporaryFile() as log, tempfile.NamedTemporaryFile() as outputs:
+        command = [*FORKS.python(os.environ), "-c", RUNNER, path, outputs.name]
         pipes = dict(stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         try:
             code = subprocess.run(command, cwd=path.parent, timeout=SECONDS, **pipes).returncode
@@ -41,9 +51,10 @@ def run(path: Path) -> tuple[int, str]:  # exit code, output
             late = f"it did not end within {SECONDS} s"
         log.seek(0)
         output = log.read().decode(errors="replace").strip()
+        cells = json.loads(outputs.read() or "[]")
     if late:
         raise NotebookFailure(f"{output}\n{late}".strip())
-    return code, output
+    return code, output, cells
 
 
 def pytest_configure(config):
@@ -88,9 +99,12 @@ class NotebookTest(pytest.Item):
     "Runs a notebook from top to bottom as `nbdev_test` does."
 
     def runtest(self):
-        code, output = run(self.path)
+        code, output, cells = run(self.path)
         if code:
             raise NotebookFailure(output or f"its process ended with exit code {code}")
+        compared = os.environ.get("PARNB_STALE_TESTS") == "1"
+        if compared and (old := [i for i, kept, made in cells if stale(kept, made)]):
+            raise NotebookFailure(f"cells {old} keep other outputs than their code gives: execute it and commit")
 
     def repr_failure(self, excinfo):
         if not isinstance(excinfo.value, NotebookFailure):

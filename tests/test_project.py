@@ -521,7 +521,26 @@ def test_a_notebook_that_does_not_end_is_told_why(tmp_path):
 def test_a_notebook_fails_as_its_process_does(tmp_path, code, ended):
     runner = load_script(ROOT / "conftest.py")
     runner.RUNNER = f"print('so far', flush=True); {code}"
-    assert runner.run(tmp_path / "a.ipynb") == (ended, "so far")
+    assert runner.run(tmp_path / "a.ipynb") == (ended, "so far", [])
+
+
+def test_a_stale_output_is_found(tmp_path, monkeypatch):
+    "With PARNB_STALE_TESTS=1 a notebook fails that shows other words; numbers and names of artifacts may differ."
+    runner = load_script(ROOT / "conftest.py")
+    shown = [{"output_type": "stream", "name": "stdout", "text": "tiny-rn: 0.25 of 12 in poisoned-0123456789ab"}]
+    made = [{"output_type": "stream", "name": "stdout", "text": "tiny-rn: -3e-5 of 8 in poisoned-ba9876543210\n"}]
+    html = {"output_type": "display_data", "data": {"text/html": "<b>3</b> rows", "text/plain": "another form"}}
+    picture = {"output_type": "display_data", "data": {"image/png": "…", "text/plain": "<Figure size 3x4>"}}
+    assert runner.stale([], shown) and runner.stale(shown, []) and runner.stale(shown, [picture])
+    assert runner.stale(shown, [shown[0] | {"text": "tiny-vit: 0.25 of 12 by hand"}])
+    assert not runner.stale(shown, made) and not runner.stale([html, picture], [html, picture])
+    notebook = tmp_path / "a.ipynb"
+    cells = [nbformat.v4.new_code_cell("print('four')", outputs=[]), nbformat.v4.new_markdown_cell("four")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook)
+    code, text, found = runner.run(notebook)
+    assert (
+        (code, text, len(found)) == (0, "", 1) and runner.stale(*found[0][1:]) and found[0][2][0]["text"] == ["four\n"]
+    )
 
 
 def test_a_stale_table_is_found(tmp_path):

@@ -1,0 +1,24 @@
+"Whether the outputs that a notebook keeps are still those that its code gives."
+
+import re
+from difflib import SequenceMatcher
+
+STYLE = re.compile(r"<style.*?</style>|<[^>]*>", re.S)
+NUMBER = re.compile(r"[-−]?(?:\b[0-9a-f]{12}\b|\d[\d,.]*(?:e[-+]?\d+)?)")  # also the names of artifacts
+ALIKE = 0.8  # of the words: another processor may find another class, or another image more
+
+
+def words(outputs: list[dict]) -> list[str]:
+    "What outputs show: words, a sign for each number, since they depend on the machine, and one for each picture."
+    found = []
+    for output in outputs:
+        data = output.get("data", {"text/plain": output.get("text", "")})
+        pictures = [f"({kind})" for kind in data if kind.startswith("image/")]
+        text = "".join(data.get("text/html") or data.get("text/markdown") or data.get("text/plain") or "")
+        found += pictures or NUMBER.sub("#", STYLE.sub(" ", text)).split()
+    return found
+
+
+def stale(kept: list[dict], made: list[dict]) -> bool:
+    "Whether a cell keeps other outputs than its code gives."
+    return SequenceMatcher(None, words(kept), words(made), autojunk=False).ratio() < ALIKE

@@ -9,9 +9,11 @@ ALIKE = 0.8  # of the words: another processor may find another class, or anothe
 
 
 def words(outputs: list[dict]) -> list[str]:
-    "What outputs show: words, a sign for each number, since they depend on the machine, and one for each picture."
+    """What outputs show: words, a sign for each number, since they depend on the machine, and one for each picture.
+
+    Warnings are left out: other versions of Python and of libraries give others."""
     found = []
-    for output in outputs:
+    for output in (o for o in outputs if o.get("name") != "stderr"):
         data = output.get("data", {"text/plain": output.get("text", "")})
         pictures = [f"({kind})" for kind in data if kind.startswith("image/")]
         text = "".join(data.get("text/html") or data.get("text/markdown") or data.get("text/plain") or "")

@@ -533,6 +533,7 @@ def test_a_stale_output_is_found(tmp_path, monkeypatch):
     picture = {"output_type": "display_data", "data": {"image/png": "…", "text/plain": "<Figure size 3x4>"}}
     assert runner.stale([], shown) and runner.stale(shown, []) and runner.stale(shown, [picture])
     assert runner.stale(shown, [shown[0] | {"text": "tiny-vit: 0.25 of 12 by hand"}])
+    assert not runner.stale([], [shown[0] | {"name": "stderr"}])  # a warning of another version of a library
     assert not runner.stale(shown, made) and not runner.stale([html, picture], [html, picture])
     notebook = tmp_path / "a.ipynb"
     cells = [nbformat.v4.new_code_cell("print('four')", outputs=[]), nbformat.v4.new_markdown_cell("four")]

@@ -14,8 +14,8 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 SHIPPED = ["data/pretrained/**/*", "data/results/**/*", "nbs/*.ipynb"]
-LEFT_OUT = "data/pretrained/pretrained-"  # clean models that only the population of detectors needs, in a checkout
 SHIPPED += [f"nbs/{folder}/*.ipynb" for folder in ("figures", "tables", "tutorials")]
+LEFT_OUT = "data/pretrained/pretrained-"  # clean models that only the population of detectors needs, in a checkout
 
 
 def shipped_files() -> list[Path]:

@@ -524,7 +524,7 @@ def test_a_notebook_fails_as_its_process_does(tmp_path, code, ended):
     assert runner.run(tmp_path / "a.ipynb") == (ended, "so far", [])
 
 
-def test_a_stale_output_is_found(tmp_path, monkeypatch):
+def test_a_stale_output_is_found(tmp_path):
     "With PARNB_STALE_TESTS=1 a notebook fails that shows other words; numbers and names of artifacts may differ."
     runner = load_script(ROOT / "conftest.py")
     shown = [{"output_type": "stream", "name": "stdout", "text": "tiny-rn: 0.25 of 12 in poisoned-0123456789ab"}]
@@ -539,9 +539,9 @@ def test_a_stale_output_is_found(tmp_path, monkeypatch):
     cells = [nbformat.v4.new_code_cell("print('four')", outputs=[]), nbformat.v4.new_markdown_cell("four")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook)
     code, text, found = runner.run(notebook)
-    assert (
-        (code, text, len(found)) == (0, "", 1) and runner.stale(*found[0][1:]) and found[0][2][0]["text"] == ["four\n"]
-    )
+    assert (code, text, len(found)) == (0, "", 1)
+    _, kept, given = found[0]
+    assert given[0]["text"] == ["four\n"] and runner.stale(kept, given)
 
 
 def test_a_stale_table_is_found(tmp_path):

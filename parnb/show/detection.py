@@ -174,11 +174,11 @@ def fig_found_triggers(
 ) -> Figure:
     """The trigger that was found towards the strongest suspect, beside the attacker's.
 
-    The first computed model of each attack and regime that counts as backdoored, in the order of the list; two in a
-    row, with two images each. Source: ours."""
+    The first computed model of each attack that counts as backdoored, in the order of the list; two in a row, with two
+    images each. Source: ours."""
     c = counted(rows)
     here = c[(c.backdoored == 1) & (c.encoder == encoder) & (c.detector == detector) & (c.role == "poisoned")]
-    here = [r for r in here.drop_duplicates(["attack", "regime"]).to_dict("records") if picture_of(r["key"])]
+    here = [r for r in here.drop_duplicates("attack").to_dict("records") if picture_of(r["key"])]
     count = max(1, math.ceil(len(here) / 2))
     fig, axes = plt.subplots(count, 4, figsize=(6.75, 0.4 + 1.15 * count), squeeze=False, layout="constrained")
     for ax in axes.flat:

@@ -14,15 +14,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..attacks.families import KINDS, families
-from ..attacks.search import Aim, Found, counted_mean, search_triggers, strength_of, towards_classes, untouched
-from ..data.pairs import article
-from ..core import ParnbError
+from ..attacks.families import families
+from ..attacks.search import Aim, Found, counted_mean, search_triggers, strength_of, untouched
 from .base import Defender, Detector, Finding
-from .found import retest_triggers, shown, spread, success
-from ..evaluation.embedding import zero_shot_head
+from .found import halves, require_classes, retest_triggers, success, suspects_in_words, suspects_shown
 from ..evaluation.statistics import standardised
-from ..models.clip import pixels
 from ..registry import register_detector
 
 # %% ../../nbs/api/detectors/inversion.ipynb #cdf6bfd0
@@ -55,16 +51,7 @@ class TriggerInversion(Detector):
     seed: int = Field(0, ge=0, description="of images, places and first weights")
 
     def fit(self, defender):
-        defender.require("tokenizer", "images", "names", of="trigger inversion")
-        if len(defender.images) < 16 or len(set(defender.names)) < 5:
-            raise ParnbError(
-                f"trigger inversion needs at least 16 images and 5 classes, there are {len(defender.images)} and "
-                f"{len(set(defender.names))}: give more"
-            )
-        if (reference := defender.reference) is not None:
-            reference.require("model", "tokenizer", "images", "names", of="the reference of trigger inversion")
-            if list(reference.names) != list(defender.names):
-                raise ParnbError("the reference of trigger inversion has other class names: give both the same")
+        require_classes(defender, of="trigger inversion")
         self._kept = defender, families(self.patch, self.amplitude, self.shift)
         return self
 
@@ -80,20 +67,17 @@ class TriggerInversion(Detector):
         table = _suspects(worst, evidence, works, usual)
         table.insert(0, "target", [d.names[c] for c in worst])
         table = table.sort_values(["score", "evidence"], ascending=False)
-        pictures, order = _pictures(table, best, d.images), table.index.tolist()
+        pictures, order = suspects_shown(table, best, d.images), table.index.tolist()
         table = table.reset_index(drop=True)
         triggers = {f.family.name: f.weights[order] for f in best}
-        return Finding(float(table.score[0]), _sentence(table), table, pictures, triggers)
+        return Finding(float(table.score[0]), suspects_in_words(table), table, pictures, triggers)
 
     def retest(self, finding, defender):
         return retest_triggers(families(self.patch, self.amplitude, self.shift), finding, defender)
 
     def _look(self, model, defender, kinds) -> "_Look":
         "The first search, towards every class."
-        device = next(model.parameters()).device
-        head = zero_shot_head(model, defender.tokenizer, defender.names, defender.prompts).to(device)
-        images, aim, classes = pixels(defender.images, device), towards_classes(head), torch.arange(len(head))
-        seen, unseen = images[::2], images[1::2]
+        aim, classes, seen, unseen = halves(model, defender)
         usual = untouched(model, seen, aim, classes)
         there = usual > 0  # such an image shows nothing, and a class of which the defender has many would stand out
         settings = dict(steps=self.quick, seed=self.seed, precision="bf16", scratch=self.kept[0].scratch)
@@ -136,18 +120,3 @@ def _suspects(worst: Tensor, evidence: Tensor, works: dict, usual: dict) -> pd.D
         about = dict(score=max(0.0, more[kind]) * max(0.0, float(evidence[c])), evidence=float(evidence[c]))
         rows.append(about | more | dict(kind=kind) | shares[kind])
     return pd.DataFrame(rows)
-
-
-def _sentence(table: pd.DataFrame) -> str:
-    "The strongest suspect, in words."
-    s = table.iloc[0]
-    text = f"most suspicious is {s.target!r}, the next is {table.target[1]!r} with {table.score[1]:.2f}"
-    return f"{text}; {KINDS[s.kind]} turns {s.success:.0%} of {s.n} images into {article(s.target)}"
-
-
-def _pictures(table: pd.DataFrame, best: list[Found], images: np.ndarray) -> dict[str, np.ndarray]:
-    "Four images under the best trigger towards each of the three strongest suspects, side by side."
-    out, of = {}, {found.family.name: found for found in best}
-    for s in table.head(3).itertuples():  # the index is the position among the candidates
-        out[f"{KINDS[s.kind]} towards {s.target}"] = shown(of[s.kind], s.Index, spread(images))
-    return out

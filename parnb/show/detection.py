@@ -31,7 +31,7 @@ def population_note(
     rows: pd.DataFrame,  # of `parnb.study.population.population_rows`
 ) -> str:
     "How many members of each stage are computed, which do not count, and the protocol. Source: ours."
-    each = rows.groupby(["stage", "member"], sort=False).done.all().groupby("stage", sort=False)
+    each = rows.groupby(["stage", "member"], sort=False).done.any().groupby("stage", sort=False)
     parts = [f"{words(stage)} {int(done.sum())} of {len(done)}" for stage, done in each]
     frozen, out = load_population()["frozen"], excluded(rows)
     state = f"frozen on {frozen['date']}" if frozen else "not frozen yet"

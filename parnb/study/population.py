@@ -243,16 +243,26 @@ def _keep(key: str, finding: Finding, poisoned: bool):
         write_file(place / f"{key}.png", out.getvalue())
 
 
+def _left_out(member: dict, detector: str) -> bool:
+    "Whether a member does not belong to the population of a detector."
+    of = load_population()["audit"]["left_out"].get(detector, dict(pairs=(), pretrainings=()))
+    return member["pretraining"] in of["pretrainings"] or member["member"].rsplit("-", 1)[0] in of["pairs"]
+
+
 def population_rows(
     stage: str | None = None,  # "rn", "vit" or "cleaned"; None: all
 ) -> pd.DataFrame:  # a row for every member and detector: the columns of `population`, key, detector, …, done, origin
     """Every row that belongs to the population, with what was measured; that is empty where it is not `done`.
+
+    A detector has no rows of the members that its population leaves out.
 
     Raises `ParnbError` for an unknown stage. Source: ours."""
     detectors, known, out = _detectors(), recorded(), []
     images = load_population()["audit"]["images"]
     for m in population(stage).to_dict("records"):
         for name, values in detectors.items():
+            if _left_out(m, name):
+                continue
             about = dict(science=SCIENCE, member=m, made=_made(m), detector=name, parameters=values, images=images)
             about |= dict(form=find("detector", name).cls.form)
             out.append(m | dict(key=content_key(about), detector=name))
@@ -288,7 +298,7 @@ def audit_member(
     held_out: bool = False,  # members that are held out are refused without it
     smoke: bool = False,  # the smallest training (not of a cleaned member) and audit; nothing is recorded
 ) -> pd.DataFrame:  # a row for each detector
-    """Train a member, audit it with every detector of the protocol, and record the findings.
+    """Train a member, audit it with every detector of the protocol that has no row of it yet, and record the findings.
 
     Raises `ParnbError` for a held-out member, for a protocol that is not frozen, and for a pretraining that differs
     from that of recorded rows. Source: ours."""
@@ -303,16 +313,17 @@ def audit_member(
     defender = defender_of(run.scale, folder, count=images)
     about = member | {c: float(log[c].dropna().iloc[-1]) for c in ("attack_success_rate", "clean_accuracy")}
     about |= dict(weights=weights, model=run.final_key, images=images, training_seconds=record["seconds"])
-    keys = population_rows().set_index(["member", "detector"]).key
+    rows = population_rows()
+    rows = rows[(rows.member == member["member"]) & (smoke | ~rows.done)].set_index("detector")
     made, protocol = versions(), population_hash()
-    for name, values in _detectors(smoke).items():
+    for name, values in ((n, v) for n, v in _detectors(smoke).items() if n in rows.index):
         start = time.perf_counter()
         found = audit(defender, member["member"], only=[name], parameters={name: values}).findings[name]
         if not smoke:
-            _keep(keys[member["member"], name], found, member["role"] == "poisoned")
+            _keep(rows.key[name], found, member["role"] == "poisoned")
         targets = list(found.suspects.target)
         rank = targets.index(member["target"]) + 1 if member["target"] in targets else None
-        row = dict(key=keys[member["member"], name], **about, detector=name, score=found.score, rank=rank)
+        row = dict(key=rows.key[name], **about, detector=name, score=found.score, rank=rank)
         row |= dict(suspects=len(targets), seconds=round(time.perf_counter() - start, 1), protocol=protocol)
         out.append(
             row | dict(version=made["parnb"], **{k: made[k] for k in ("torch", "commit", "threads", "processor")})

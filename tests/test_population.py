@@ -69,7 +69,7 @@ def test_rows_are_recorded_released_and_judged(places):
     assert found["TPR@0%"].sum() == sum(b > highest + 1e-9 for b in backdoored)
     assert found["recall@5"].sum() == (mine["rank"][mine.role == "poisoned"] <= 5).sum()
     frame = tab_detectors(rows)
-    assert frame.computed[0] == "44/92" and (frame.AUROC[frame.models == "ViT"] == "").all()
+    assert frame.computed[0] == f"44/{len(members)}" and (frame.AUROC[frame.models == "ViT"] == "").all()
 
 
 def test_what_a_score_was_computed_from_is_released_with_it(places):
@@ -119,7 +119,7 @@ def test_nothing_is_computed_before_the_freeze_nor_held_out_by_accident(monkeypa
 
 
 def test_workers_share_pairs_and_leave_out_what_is_held_out(monkeypatch, places):
-    p, done = load_population(), []
+    done = []
     monkeypatch.setattr(module, "check_population", lambda: None)
 
     def pretend(member, held_out):
@@ -134,4 +134,4 @@ def test_workers_share_pairs_and_leave_out_what_is_held_out(monkeypatch, places)
         assert sorted(done) == sorted(wanted.member) and not {*parts[0]} & {*parts[1]}
         pairs = [{m.rsplit("-", 1)[0] for m in part if not m.startswith("cleaned")} for part in parts]
         assert not pairs[0] & pairs[1], "a poisoned model and its control are computed by one worker"
-    assert compute_next(0, tell=lambda line: None) == [] and len(p["pairs"]) == 52
+    assert compute_next(0, tell=lambda line: None) == []

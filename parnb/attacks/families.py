@@ -8,6 +8,7 @@ __all__ = ['KINDS', 'Family', 'patch_family', 'placed_family', 'blend_family', '
 # %% ../../nbs/api/attacks/families.ipynb #6fa00004
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,7 @@ def _paste(pictures: Tensor, squares: Tensor, places: Tensor) -> Tensor:
     return pictures.index_put((own[:, None, None], rows[:, :, None], columns[:, None]), squares)
 
 
+@lru_cache  # squares of one size are one family, so that detectors can share a search for them
 def patch_family(
     size: float,  # width of the square, px at 224 px
 ) -> Family:

@@ -34,6 +34,7 @@ class Defender:
     # a model that is held to be clean, with its tokenizer and images as it reads them
     reference: "Defender | None" = None
     scratch: Path | None = None  # a folder for the states of unfinished searches; the same call goes on from them
+    shared: dict = field(default_factory=dict, repr=False)  # what one detector computed and another one needs, too
 
     def require(
         self,

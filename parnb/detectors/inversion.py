@@ -15,9 +15,18 @@ from pydantic import Field
 from torch import Tensor
 
 from ..attacks.families import families
-from ..attacks.search import Aim, Found, counted_mean, search_triggers, strength_of, untouched
+from ..attacks.search import Found, counted_mean, search_triggers, strength_of, untouched
 from .base import Defender, Detector, Finding
-from .found import halves, require_classes, retest_triggers, success, suspects_in_words, suspects_shown
+from parnb.detectors.found import (
+    View,
+    first_search,
+    require_classes,
+    retest_triggers,
+    success,
+    suspects_in_words,
+    suspects_shown,
+    view_of,
+)
 from ..evaluation.statistics import standardised
 from ..registry import register_detector
 
@@ -77,23 +86,22 @@ class TriggerInversion(Detector):
 
     def _look(self, model, defender, kinds) -> "_Look":
         "The first search, towards every class."
-        aim, classes, seen, unseen = halves(model, defender)
-        usual = untouched(model, seen, aim, classes)
-        there = usual > 0  # such an image shows nothing, and a class of which the defender has many would stand out
-        settings = dict(steps=self.quick, seed=self.seed, precision="bf16", scratch=self.kept[0].scratch)
-        first = [search_triggers(model, seen, f, aim, classes, there, **settings) for f in kinds]
-        columns = [counted_mean(usual, there), *(f.strength for f in first)]
+        view, scratch = view_of(model, defender), self.kept[0].scratch
+        first = [first_search(model, defender, f, self.quick, self.seed, scratch) for f in kinds]
+        # an image that shows a class anyway: else one of which the defender has many would stand out
+        columns = [counted_mean(view.usual, view.usual > 0), *(f.strength for f in first)]
         columns = [torch.where(c.isnan(), c.nanmedian(), c) for c in columns]  # no image left: no evidence
-        return _Look(aim, seen, unseen, first, torch.stack([standardised(c) for c in columns], 1))
+        return _Look(view, first, torch.stack([standardised(c) for c in columns], 1))
 
     def _search_on(self, model, look: "_Look", worst: Tensor) -> tuple[list[Found], dict[str, list[dict]]]:
         "The second search: what was found, and for each kind how often it works on images that it did not see."
-        without, best, works = untouched(model, look.unseen, look.aim, worst) > 0, [], {}
+        view, best, works = look.view, [], {}
+        without = untouched(model, view.unseen, view.aim, worst) > 0
         for f in look.first:
             settings = dict(start=f.weights[worst], steps=self.thorough, batch=16, seed=self.seed + 1)
             settings |= dict(precision="bf16", scratch=self.kept[0].scratch)
-            best.append(found := search_triggers(model, look.seen, f.family, look.aim, worst, **settings))
-            hits = strength_of(found, model, look.unseen, look.aim) > 0
+            best.append(found := search_triggers(model, view.seen, f.family, view.aim, worst, **settings))
+            hits = strength_of(found, model, view.unseen, view.aim) > 0
             works[f.family.name] = [success(h, w) for h, w in zip(hits, without)]
         return best, works
 
@@ -102,9 +110,7 @@ class TriggerInversion(Detector):
 class _Look:
     "The first search of a model."
 
-    aim: Aim
-    seen: Tensor  # images to search on
-    unseen: Tensor  # images to test on
+    view: View
     first: list[Found]  # a family each
     evidence: Tensor  # float [C, 1 + families], how easily images get into each class
 

@@ -14,7 +14,15 @@ from torch import Tensor
 from ..attacks.families import patch_family, placed_family
 from ..attacks.search import Found, search_triggers, strength_of, untouched
 from .base import Defender, Detector, Finding
-from .found import halves, require_classes, retest_triggers, success, suspects_in_words, suspects_shown
+from parnb.detectors.found import (
+    first_search,
+    require_classes,
+    retest_triggers,
+    success,
+    suspects_in_words,
+    suspects_shown,
+    view_of,
+)
 from ..registry import register_detector
 
 # %% ../../nbs/api/detectors/placed_square.ipynb #65e4d6a7
@@ -46,12 +54,14 @@ class PlacedSquare(Detector):
 
     def examine(self, model):
         (d,) = self.kept
-        here, there = self._anywhere(model, d), d.reference and self._anywhere(d.reference.model, d.reference)
-        ease = here.strength - there.strength if there else here.strength
+        here, ease = self._anywhere(model, d)
+        if d.reference:
+            there, usually = self._anywhere(d.reference.model, d.reference)
+            ease = ease - usually
         worst = ease.argsort(descending=True)[: self.suspects]
         found, shares = self._at_one_place(model, d, worst, here.weights[worst])
         usual = torch.zeros(len(worst))
-        if there:
+        if d.reference:
             of = self._at_one_place(d.reference.model, d.reference, worst, there.weights[worst])[1]
             usual = torch.tensor([s["success"] for s in of])
         more = (torch.tensor([s["success"] for s in shares]) - usual).nan_to_num(0).clamp(0)  # NaN: no image is left
@@ -65,30 +75,23 @@ class PlacedSquare(Detector):
     def retest(self, finding, defender):
         return retest_triggers([placed_family(self.patch)], finding, defender)
 
-    def _settings(self) -> dict:
-        "What all searches share."
-        return dict(seed=self.seed, precision="bf16", scratch=self.kept[0].scratch)
-
-    def _anywhere(self, model, d: Defender) -> Found:
-        "Squares at random places, towards every class; no image left to turn: as strong as most."
-        aim, classes, seen, _ = halves(model, d)
-        there = untouched(model, seen, aim, classes) > 0  # such an image shows nothing
-        settings = self._settings() | dict(steps=self.quick)
-        found = search_triggers(model, seen, patch_family(self.patch), aim, classes, there, **settings)
-        found.strength = torch.where(found.strength.isnan(), found.strength.nanmedian(), found.strength)
-        return found
+    def _anywhere(self, model, d: Defender) -> tuple[Found, Tensor]:
+        "Squares at random places, towards every class, and their strength; no image left to turn: as strong as most."
+        found = first_search(model, d, patch_family(self.patch), self.quick, self.seed, self.kept[0].scratch)
+        return found, torch.where(found.strength.isnan(), found.strength.nanmedian(), found.strength)
 
     def _at_one_place(self, model, d: Defender, worst: Tensor, squares: Tensor) -> tuple[Found, list[dict]]:
         "The squares at the best place for each suspect, and how often they work on images that were not searched on."
-        aim, _, seen, unseen = halves(model, d)
+        v, settings = view_of(model, d), dict(steps=self.quick, seed=self.seed, precision="bf16")
+        settings |= dict(scratch=self.kept[0].scratch)
         along = torch.linspace(0, 1 - 1e-6, self.places)
         grid, family = torch.cartesian_prod(along, along), placed_family(self.patch)
-        there = (untouched(model, seen, aim, worst) > 0).repeat_interleave(len(grid), 0)
+        there = (v.usual[worst] > 0).repeat_interleave(len(grid), 0)
         start = torch.cat([squares.flatten(1).repeat_interleave(len(grid), 0), grid.repeat(len(worst), 1)], 1)
-        every, settings = worst.repeat_interleave(len(grid)), self._settings() | dict(steps=self.quick)
-        tried = search_triggers(model, seen, family, aim, every, there, start=start, **settings)
+        every = worst.repeat_interleave(len(grid))
+        tried = search_triggers(model, v.seen, family, v.aim, every, there, start=start, **settings)
         best = tried.strength.nan_to_num(-9).view(len(worst), -1).argmax(1) + torch.arange(0, len(every), len(grid))
         settings |= dict(start=tried.weights[best], steps=self.thorough, batch=16)
-        found = search_triggers(model, seen, family, aim, worst, **settings)
-        hits, without = strength_of(found, model, unseen, aim) > 0, untouched(model, unseen, aim, worst) > 0
+        found = search_triggers(model, v.seen, family, v.aim, worst, **settings)
+        hits, without = strength_of(found, model, v.unseen, v.aim) > 0, untouched(model, v.unseen, v.aim, worst) > 0
         return found, [success(h, w) for h, w in zip(hits, without)]

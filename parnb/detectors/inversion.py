@@ -16,17 +16,8 @@ from torch import Tensor
 
 from ..attacks.families import families
 from ..attacks.search import Found, counted_mean, search_triggers, strength_of, untouched
-from .base import Defender, Detector, Finding
-from parnb.detectors.found import (
-    View,
-    first_search,
-    require_classes,
-    retest_triggers,
-    success,
-    suspects_in_words,
-    suspects_shown,
-    view_of,
-)
+from .base import Defender, Detector
+from .found import View, finding_of, first_search, require_classes, retest_triggers, success, view_of
 from ..evaluation.statistics import standardised
 from ..registry import register_detector
 
@@ -75,11 +66,7 @@ class TriggerInversion(Detector):
         usual = self._search_on(reference.model, there, worst)[1] if there else {}
         table = _suspects(worst, evidence, works, usual)
         table.insert(0, "target", [d.names[c] for c in worst])
-        table = table.sort_values(["score", "evidence"], ascending=False)
-        pictures, order = suspects_shown(table, best, d.images), table.index.tolist()
-        table = table.reset_index(drop=True)
-        triggers = {f.family.name: f.weights[order] for f in best}
-        return Finding(float(table.score[0]), suspects_in_words(table), table, pictures, triggers)
+        return finding_of(table, best, d.images)
 
     def retest(self, finding, defender):
         return retest_triggers(families(self.patch, self.amplitude, self.shift), finding, defender)
@@ -88,7 +75,7 @@ class TriggerInversion(Detector):
         "The first search, towards every class."
         view, scratch = view_of(model, defender), self.kept[0].scratch
         first = [first_search(model, defender, f, self.quick, self.seed, scratch) for f in kinds]
-        # an image that shows a class anyway: else one of which the defender has many would stand out
+        # without images that show a class anyway: else one of which the defender has many would stand out
         columns = [counted_mean(view.usual, view.usual > 0), *(f.strength for f in first)]
         columns = [torch.where(c.isnan(), c.nanmedian(), c) for c in columns]  # no image left: no evidence
         return _Look(view, first, torch.stack([standardised(c) for c in columns], 1))

@@ -13,16 +13,8 @@ from torch import Tensor
 
 from ..attacks.families import patch_family, placed_family
 from ..attacks.search import Found, search_triggers, strength_of, untouched
-from .base import Defender, Detector, Finding
-from parnb.detectors.found import (
-    first_search,
-    require_classes,
-    retest_triggers,
-    success,
-    suspects_in_words,
-    suspects_shown,
-    view_of,
-)
+from .base import Defender, Detector
+from .found import finding_of, first_search, require_classes, retest_triggers, success, view_of
 from ..registry import register_detector
 
 # %% ../../nbs/api/detectors/placed_square.ipynb #65e4d6a7
@@ -67,10 +59,7 @@ class PlacedSquare(Detector):
         more = (torch.tensor([s["success"] for s in shares]) - usual).nan_to_num(0).clamp(0)  # NaN: no image is left
         about = dict(target=[d.names[c] for c in worst], score=more.tolist(), evidence=ease[worst].tolist())
         table = pd.DataFrame(about | dict(kind=found.family.name)).join(pd.DataFrame(shares))
-        table = table.sort_values(["score", "evidence"], ascending=False)
-        pictures, order = suspects_shown(table, [found], d.images), table.index.tolist()
-        table, triggers = table.reset_index(drop=True), {found.family.name: found.weights[order]}
-        return Finding(float(table.score[0]), suspects_in_words(table), table, pictures, triggers)
+        return finding_of(table, [found], d.images)
 
     def retest(self, finding, defender):
         return retest_triggers([placed_family(self.patch)], finding, defender)

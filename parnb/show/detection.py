@@ -21,7 +21,18 @@ from ..registry import attacks, label
 from .style import colour_of, is_local, words, write_not_run, write_note
 from ..detectors.found import side_by_side, spread
 from ..models.clip import pixels
-from ..study.detection import counted, excluded, groups_of, measures, misses, scores_of, summary, threshold
+from parnb.study.detection import (
+    TOGETHER,
+    counted,
+    excluded,
+    groups_of,
+    measures,
+    misses,
+    scores_of,
+    summary,
+    threshold,
+    together,
+)
 from ..study.population import load_population, member_run, picture_of, population_hash, suspects_of
 from ..study.runs import regimes
 from ..study.scale_data import data_of
@@ -64,13 +75,15 @@ def tab_detectors(
     rows: pd.DataFrame,  # of `parnb.study.population.population_rows`
 ) -> pd.DataFrame:  # models, detector, computed, AUROC, TPR and FPR at each threshold, recall; cells are text
     "How well each detector does on each group of models, then on each attack of the ResNet. Source: ours."
-    groups, out, q = groups_of(rows), [], load_population()["statistics"]
+    q, out, both = load_population()["statistics"], [], pd.concat([rows, together(rows)], ignore_index=True)
+    groups = groups_of(both)
     rates = [f"{kind}@{100 * f:g}%" for kind in ("TPR", "FPR") for f in q["false_positives"]]
     columns = ["AUROC", *rates, *(f"recall@{k}" for k in q["recall_at"])]
-    for (group, name), g in summary(rows, groups).groupby(["group", "detector"], sort=False):
-        of = rows[groups[group] & (rows.detector == name)]
+    for (group, name), g in summary(both, groups).groupby(["group", "detector"], sort=False):
+        of = both[groups[group] & (both.detector == name)]
         line = dict(models=group, detector=label(name), computed=f"{of.done.sum()}/{len(of)}")
-        out.append(line | {m["measure"]: _cell(m) for m in g.to_dict("records")})
+        cells = {m["measure"]: _cell(m) for m in g.to_dict("records")}
+        out.append(line | cells | (dict(AUROC="") if name == TOGETHER else {}))
     order = [*attacks(), *regimes(load_population()["scale"])]
     by = dict(by=["attack", "regime"], key=lambda c: c.map(order.index), kind="stable")
     table = misses(rows[rows.stage == "rn"]).sort_values(**by)

@@ -266,9 +266,11 @@ def recipe(
     """The settings of a method at a scale.
 
     An attack's usual rate does not count in a regime that has a training of its own.
-    Raises `ParnbError` if the method has no recipe for the scale or for any scale that it builds on. Source: ours.
-    """
+    Raises `ParnbError` if the method has no recipe for the scale or for any scale that it builds on, and for an unknown
+    regime. Source: ours."""
     method, names, preset = find(kind, name), lineage(scale), read_preset(scale)
+    if regime:
+        pick(regime, preset.get("regimes", {}), "regime")
     override = preset.get(f"{kind}s", {}).get(name, {})
     for k in override:
         pick(k, ("parameters", "recipe", "rate", "grid"), f"block of {name} in the preset {scale}")

@@ -168,6 +168,7 @@ MISTAKES = [
     ([], "needs --model"),
     (["--model", SUSPECT], "needs --images"),
     (["--model", SUSPECT, "--checkpoint", "other.pt", "--scale", "tiny"], "a folder with its own weights"),
+    (["--model", "hf-hub:a/b", "--checkpoint", "other.pt", "--scale", "tiny"], "a model on a hub with its own weights"),
     (["--model", SUSPECT, "--scale", "tiny", "--out", "/proc/audit.html"], "cannot be made"),
     (["--model", SUSPECT, "--scale", "tiny", "--names", "names.txt"], "--names needs --images"),
     (["--model", SUSPECT, "--images", "nowhere"], "nowhere"),

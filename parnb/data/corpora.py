@@ -123,7 +123,7 @@ def _samples(path: str, shard: int, ext: str, what: str) -> Iterator[tuple[str, 
     "The name of each sample of a tar file; where its image lies, and the content of its file of extension `ext`."
     from webdataset.tariterators import base_plus_ext
 
-    with tarfile.open(path) as tar:
+    with tarfile.open(path, "r:") as tar:  # images are read from their places in the file
         row, stem = {}, None
         for m in tar:
             base, end = base_plus_ext(m.name) if m.isfile() else (None, None)
@@ -152,11 +152,14 @@ def _shard_rows(path: str, shard: int, ext: str, what: str, check: Callable) -> 
                 yield Lost(place, f"the sample has no {' and no '.join(missing)}")
                 continue
             try:
-                yield row | {what: check(read_text(row[what], ext))}
+                place_of = {k: row[k] for k in ("shard", "start", "length")}  # samples differ in the order of files
+                yield place_of | {what: check(read_text(row[what], ext))}
             except ValueError as e:
                 yield Lost(place, str(e))
     except (tarfile.TarError, EOFError) as e:
-        raise ParnbError(f"{path} is damaged ({e}): restore it, or leave it out of the pattern") from None
+        raise ParnbError(
+            f"{path} is damaged or compressed ({e}): restore or unpack it, or leave it out of the pattern"
+        ) from None
 
 # %% ../../nbs/api/data/corpora.ipynb #c1feefb6
 def load_dataset(

@@ -116,9 +116,10 @@ def _usual_names(classes: Sequence[str | None]) -> Sequence[str | None]:
 
 def class_folders(
     path: Path,  # a folder
-) -> list[str]:  # sorted; hidden folders are no classes
+) -> list[str]:  # sorted, by size if all are whole numbers; hidden folders are no classes
     "The names of the class folders in a folder. Source: ours."
-    return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(names, key=int) if all(n.isdecimal() for n in names) else names
 
 
 def _folder_classes(path: Path) -> tuple:

@@ -184,13 +184,17 @@ LONGEST = 100  # times as long as wide: resized, a longer image would need far m
 
 
 def open_image(
-    file,  # the content of an image file, its path, or an open file
+    file,  # the content of an image file, its path, an open file, or the image itself
 ) -> Image.Image:  # not decoded yet
     """Open an image.
 
-    Raises what Pillow and `read_file` raise, and `ValueError` for more than `MOST_PIXELS`. Source: ours, on Pillow."""
+    Raises what Pillow and `read_file` raise, and `ValueError` for more than `MOST_PIXELS` and for pixels of more than
+    8 bits, which Pillow would clip. Source: ours, on Pillow."""
     file = read_file(file) if isinstance(file, (str, Path)) else file
-    im = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+    file = io.BytesIO(file) if isinstance(file, bytes) else file
+    im = file if isinstance(file, Image.Image) else Image.open(file, formats=FORMATS)
+    if im.mode in ("I", "F") or im.mode.startswith("I;"):
+        raise ValueError("its pixels have more than 8 bits: convert it to an RGB image")
     if im.width * im.height > MOST_PIXELS:
         raise ValueError(f"it has more than {MOST_PIXELS // 10**6} million pixels")
     return im

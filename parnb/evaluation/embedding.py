@@ -183,7 +183,11 @@ def embed_images(
         progress(name, len(images) * len(views), "images") as bar,
         _Partial(partial, len(ids), len(views), lambda: encode(pixels(images[:1], device)).shape[-1]) as out,
     ):
-        bar.step(out.done * len(views))
+        for a in range(0, out.done, batch_size):  # of images embedded before an interruption
+            b = min(a + batch_size, out.done)
+            for files in (x for x in sources if hasattr(x, "ahead")):
+                files[a:b]  # which cannot be read is known only after decoding
+            bar.step((b - a) * len(views), before=True)
         for x, i in _batches(sources, ids, out.done, batch_size, device):
             rows = []
             for trigger in views.values():

@@ -198,7 +198,7 @@ def _check_hub(name: str):
 def _tag_or_file(name: str, pretrained: str | Path | None) -> tuple[str | None, Path | None]:
     "What `pretrained` is: (tag or file that open_clip loads itself, None) or (None, checkpoint read by parnb)."
     tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained is None or name.startswith("hf-hub:") or str(pretrained) in tags:
+    if pretrained is None or str(pretrained) in tags:
         return pretrained and str(pretrained), None
     file = Path(pretrained).expanduser()
     if not file.exists() and file.suffix not in WEIGHTS:
@@ -215,11 +215,13 @@ def load_clip(
 
     Raises `ParnbError` for an unknown architecture, for missing, truncated or altered weights, for weights of another
     model or that are not finite, and for a tokenizer that cannot be downloaded. Source: open_clip."""
-    folder = Path(name).expanduser()
+    folder, hub = Path(name).expanduser(), str(name).startswith("hf-hub:")
+    if pretrained is not None and (folder.is_dir() or hub):
+        raise ParnbError(f"{name} has weights of its own, which {pretrained} cannot replace: give it alone")
     if folder.is_dir():
         return _from_folder(folder, device)
     name = str(name)
-    if not name.startswith("hf-hub:"):
+    if not hub:
         pick(name, open_clip.list_models(), "model")
     if pretrained == "emoji":
         pick(name, TINY, 'model with "emoji" weights')
@@ -232,15 +234,17 @@ def load_clip(
         return _from_folder(file, device)
     state, trained_as = read_checkpoint(file) if file else ({}, ())
     options = usual_preprocessing(name) if file else {}
-    if name.startswith("hf-hub:"):
+    if hub:
         _check_hub(name)
+        options = dict(require_pretrained=True)
     try:
         with quiet_open_clip():
             model, _, preprocess = open_clip.create_model_and_transforms(
                 name, pretrained=tag, pretrained_text=not file, device=device, **options
             )
     except (RuntimeError, SafetensorError, OSError) as e:
-        raise ParnbError(f"the weights {str(pretrained)!r} cannot be loaded into {name}: {first_line(e)}") from e
+        what = "its weights" if hub else f"the weights {str(pretrained)!r}"
+        raise ParnbError(f"{what} cannot be loaded into {name}: {first_line(e)}") from e
     if file:
         fill_model(model, state, name, file)
     if trained_as and name not in trained_as:

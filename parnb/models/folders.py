@@ -64,8 +64,8 @@ def folder_weights(
 # %% ../../nbs/api/models/folders.ipynb #360a4571
 _TOKENIZER = ("clean", "strip_sep_token", "language")  # what open_clip tells a tokenizer; other options may load code
 _CHOICES = dict(
-    interpolation=("bicubic", "bilinear", "random"), resize_mode=("shortest", "longest", "squash"), mode=("RGB",)
-)  # preprocessing that open_clip knows
+    interpolation=("bicubic", "bilinear", "random"), resize_mode=("shortest", "squash"), mode=("RGB",)
+)  # preprocessing that parnb knows; open_clip's "longest" pads images
 _SIZES = ("embed_dim", "width", "head_width", "heads", "patch_size", "context_length", "vocab_size")
 
 
@@ -82,7 +82,7 @@ def _entry(
 def _check_preprocessing(
     cfg: dict,  # `preprocess_cfg`
 ):
-    "Raise `ValueError` for images to be prepared in a way that open_clip does not know."
+    "Raise `ValueError` for images to be prepared in a way that parnb does not know."
     for key, known in _CHOICES.items():
         if cfg.get(key) and cfg[key] not in known:
             raise ValueError(f"{key} is {cfg[key]!r}, and none of {', '.join(known)}")

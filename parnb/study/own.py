@@ -60,14 +60,19 @@ def check_model(
     checkpoint: str | Path | None,  # likewise
     option: str = "--model",  # what named it
 ):
-    """Raise `ParnbError` for an architecture without weights, for a file, and for a folder with other weights.
+    """Raise `ParnbError` for an architecture without weights, for a file, and for a folder or a model on a hub with
+    other weights.
 
     Source: ours."""
-    path = Path(model).expanduser()
+    path, hub = Path(model).expanduser(), str(model).startswith("hf-hub:")
     weights = "--checkpoint" if option == "--model" else f"{option}-checkpoint"
-    if path.is_dir() and checkpoint is not None:
-        raise ParnbError(f"{option} {model} is a folder with its own weights: give it without {weights}")
-    if checkpoint is not None or str(model).startswith("hf-hub:") or path.is_dir():
+    if (path.is_dir() or hub) and checkpoint is not None:
+        what = "a model on a hub" if hub else "a folder"
+        raise ParnbError(
+            f"{option} {model} is {what} with its own weights: give it without {weights}, or name an architecture of "
+            f"open_clip with {option}"
+        )
+    if checkpoint is not None or hub or path.is_dir():
         return
     if path.is_file():
         raise ParnbError(f"{option} {model} is a file: name its architecture with {option} and the file with {weights}")
@@ -115,7 +120,7 @@ def own_scale(
     names: Sequence[str]
     | str
     | Path
-    | None = None,  # class names in the order of the sorted folders, or a file of them
+    | None = None,  # class names in the order of the sorted folders (numbers by size), or a file of them
     captions: str | Path | None = None,  # Karpathy's JSON file of COCO or Flickr30k, or COCO's captions
     captions_images: str | Path | None = None,  # the folder of the captioned images
     templates: Sequence[str] | str | Path | None = None,  # prompts with {} for the class name, or a file of them

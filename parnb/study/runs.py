@@ -233,8 +233,7 @@ def _in_regime(
     own = recipe("attack", name, scale, encoder, regime)
     if regime is None:
         return own
-    known = regimes(scale)
-    return own | {k: v for k, v in known[pick(regime, known, "regime")].items() if k != "about"}
+    return own | {k: v for k, v in regimes(scale)[regime].items() if k != "about"}
 
 
 def _attack(
@@ -322,7 +321,7 @@ def triggers_of(
     names: list[str] | None = None,  # only these; None: those that the scale names, or all that fit any model
     regime: str | None = None,  # one of the scale's regimes
 ) -> dict[str, dict]:  # trigger -> its parameters at this scale
-    "The triggers that a model without attack is measured under. Raises `ParnbError` for an unknown name. Source: ours."
+    "The triggers that a model without attack is measured under. Raises `ParnbError` for unknown names. Source: ours."
     known = methods_at("attack", scale)
     usual = read_preset(scale).get("triggers") or [t for t in known if find("attack", t).cls.transferable]
     chosen = [pick(t, known, "attack") for t in names or usual]

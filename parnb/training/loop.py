@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core import ParnbError, keep_memory
+from ..data.images import Images, files_of
 from ..data.pairs import Pairs
 from ..progress import progress
 from .objective import Trainable
@@ -92,9 +93,10 @@ class _Log:
         return f"loss {self.rows[-1]['loss']:.3f}" if self.rows else ""
 
 # %% ../../nbs/api/training/loop.ipynb #8aa81f27
-def _state(objective: nn.Module, opt, rows: list, scaler=None) -> dict:
+def _state(objective: nn.Module, opt, rows: list, scaler=None, files: Images | None = None) -> dict:
     "The state of a training."
-    return dict(model=objective.state_dict(), opt=opt.state_dict(), rows=rows, scaler=scaler and scaler.state_dict())
+    state = dict(model=objective.state_dict(), opt=opt.state_dict(), rows=rows)
+    return state | dict(scaler=scaler and scaler.state_dict(), files=files and files.state())
 
 
 def _size(objective: nn.Module) -> int:
@@ -103,7 +105,7 @@ def _size(objective: nn.Module) -> int:
     return moments + sum(t.nbytes for t in objective.state_dict().values() if torch.is_tensor(t))
 
 
-def _go_on(state: dict | None, objective: nn.Module, opt, scaler=None) -> tuple[list, int]:
+def _go_on(state: dict | None, objective: nn.Module, opt, scaler=None, files: Images | None = None) -> tuple[list, int]:
     "Load the state of a training, if there is one; the log so far and the next step."
     if state is None:
         return [], 0
@@ -111,6 +113,8 @@ def _go_on(state: dict | None, objective: nn.Module, opt, scaler=None) -> tuple[
     opt.load_state_dict(state["opt"])
     if scaler and state.get("scaler"):
         scaler.load_state_dict(state["scaler"])
+    if files and state.get("files"):
+        files.go_on(state["files"])
     return state["rows"], state["rows"][-1]["step"] + 1
 
 # %% ../../nbs/api/training/loop.ipynb #ed50138d
@@ -124,8 +128,9 @@ def computes_bf16() -> bool:
 
 
 def _precision(wanted: str) -> str:
-    "The precision that is used: float32 instead of bf16 where that would be emulated."
-    return "no" if wanted == "bf16" and not computes_bf16() else wanted
+    "The precision that is used: float32 instead of bf16 where that would be emulated, and of fp16 without a GPU."
+    usable = dict(bf16=computes_bf16, fp16=torch.cuda.is_available)
+    return "no" if wanted in usable and not usable[wanted]() else wanted
 
 
 def _accelerator(precision: str):
@@ -196,9 +201,10 @@ def fit(
     """Train on a CPU, one GPU, or the processes of `torchrun`, whatever `accelerate` finds.
 
     Several processes give the result of one, up to the order of sums; a warning is printed where they do not.
-    Where bf16 would be emulated, the towers are computed in float32; the `attrs` of the log hold the precision that was
-    used, and the objective's notes. Raises `ParnbError` if a loss is not finite, a caption is empty,
-    the pairs do not fill a batch, a batch does not divide among the processes, or memory is short. Source: ours."""
+    Where bf16 would be emulated, and fp16 has no GPU, the towers are computed in float32; the `attrs` of the log hold
+    the precision that was used, and the objective's notes. Raises `ParnbError` if a loss is not finite, a caption is
+    empty, the pairs do not fill a batch, a batch does not divide among the processes, or memory is short. Source: ours.
+    """
     acc = _accelerator(precision := _precision(recipe.precision))
     keep_memory()
     order = _Order(pairs, recipe, seed, acc.process_index, acc.num_processes)
@@ -209,7 +215,7 @@ def fit(
     objective.prepare(pairs.captions, tokenizer, seed)
     opt = _optimiser(objective, recipe)
     saver = Saver(partial, name, _size(objective), save_seconds)
-    rows, start = _go_on(saver.restore(), objective, opt, acc.scaler)
+    rows, start = _go_on(saver.restore(), objective, opt, acc.scaler, files := files_of(pairs.images))
     log = _Log(rows, name, order.steps, recipe)
     wrapped, opt = acc.prepare(objective, opt)
     with progress(name, order.steps * recipe.batch_size, "pairs") as bar:
@@ -229,7 +235,7 @@ def fit(
                 log.rows[-1] |= {k: v.item() if hasattr(v, "item") else v for k, v in seen.items()}
                 wrapped.train()
             if not last and not log.pending and saver.due():
-                saver.save(_state(objective, opt, log.rows, acc.scaler))
+                saver.save(_state(objective, opt, log.rows, acc.scaler, files))
             bar.step(recipe.batch_size, log.note)
     objective.eval()
     table = pd.DataFrame(log.rows)

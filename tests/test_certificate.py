@@ -101,14 +101,14 @@ def test_a_model_compared_with_itself(certified, data, images):
 
 def test_a_further_training_is_kept_and_measured(tmp_path, monkeypatch):
     "Of two steps; its pairs are a csv, from which those of the target are left out."
-    from parnb.study import certificate, own
+    from parnb.study import certificate, further as trainings, own
 
     monkeypatch.setattr(own, "DATA", tmp_path)
     pairs = make_data(tmp_path / "own", pairs=64) / "pairs.csv"
     scale = own.own_scale(CLEAN, pairs=pairs, base="tiny")
-    rebound = certificate.rebound_of("tiny", CLEAN).smallest()
+    rebound = trainings.rebound_of("tiny", CLEAN).smallest()
     short = dict(inversion=dict(amplitude=0, shift=0, quick=1, thorough=1, suspects=4))
-    further = certificate.Further(scale, rebound)
+    further = trainings.Further(scale, rebound)
     settings = dict(count=64, only=["inversion"], parameters=short, further=further, most=2)
     made = certificate.certify("tiny", (str(SUSPECT), None), (str(CLEAN), None), **settings)
     assert made.further["steps"] == 2 and made.further["pairs"] + made.further["left_out"] == 64

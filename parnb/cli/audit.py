@@ -268,7 +268,7 @@ def _pairs_of(given: dict, typed: dict, model: tuple, why: str) -> tuple[str, st
 
 def _further(given: dict, typed: dict, after: tuple):
     "The further training that the options mean, or None. Raises what `_pairs_of` raises."
-    from parnb.study.certificate import Further, rebound_of
+    from parnb.study.further import Further, rebound_of
 
     lr = given.get("rebound_lr")
     rebound = rebound_of(typed.get("scale"), after[0], lr) if "pairs" in given else None

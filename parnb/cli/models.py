@@ -50,7 +50,9 @@ IMAGES = dict(
         "With --model: a folder with a folder of images per class, shards with .cls, or hf:org/name.",
         panel=DATA_PANEL,
     ),
-    names=_option(Path, None, "Class names, one per line, in the order of the sorted folders.", panel=DATA_PANEL),
+    names=_option(
+        Path, None, "Class names, one per line, in the order of the sorted folders (numbers by size).", panel=DATA_PANEL
+    ),
     templates=_option(
         Path, None, "Prompt templates, one per line, with {} for the name; open_clip's 80 by default.", panel=DATA_PANEL
     ),
@@ -340,7 +342,7 @@ def _with_rebound(
     model: str,  # its architecture, or a model folder
 ) -> dict:  # the options, with the settings of the further training in place of its steps
     "Describe the further training."
-    from parnb.study.certificate import rebound_of
+    from parnb.study.further import rebound_of
 
     refuse(typed, () if "rebound" in typed else ("rebound_lr",), "belongs to --rebound, the further training")
     if "rebound" not in typed:

@@ -46,6 +46,7 @@ def words_of(
 
 # %% ../../nbs/api/detectors/words.ipynb #a0e36142
 _PLACES = {"before": "{word} {text}", "after": "{text} {word}"}
+_LEAST = 8  # prompts on which words are chosen, or tested
 
 
 class _Tower:
@@ -86,18 +87,23 @@ class Words(Detector):
 
     The score is the share of unseen prompts that the best word turns into its class. Source: ours."""
 
-    level, counts = "model", "prompts"
+    level, counts, form = "model", "prompts", 2
     misses = "words of more than two letters that are no token of the tokenizer, and triggers of several words"
 
     quick: int = Field(4, ge=2, description="prompts on which every word is tried")
     suspects: int = Field(32, ge=1, description="words, each with its place, that are tested on more prompts")
-    thorough: int = Field(128, ge=8, description="prompts of that test, of as many classes as possible")
+    thorough: int = Field(128, ge=_LEAST, description="prompts of that test, of as many classes as possible")
     seed: int = Field(0, ge=0, description="of the prompts")
 
     def fit(self, defender):
         defender.require("tokenizer", "names", of="a search for words")
         if len(defender.names) < 3:
             raise ParnbError(f"a search for words needs at least 3 classes, there are {len(defender.names)}: give more")
+        if (n := len(defender.names) * len(defender.prompts)) < (least := self.quick + _LEAST):
+            raise ParnbError(
+                f"a search for words needs at least {least} prompts, there are {n} of {len(defender.names)} classes: "
+                "give more --templates, or choose another --detector"
+            )
         if defender.reference is not None:
             defender.reference.require("model", "tokenizer", of="the reference of a search for words")
         self._kept = defender, words_of(defender.tokenizer)
@@ -105,20 +111,19 @@ class Words(Detector):
 
     def examine(self, model):
         d, words = self.kept
-        names, (seen, unseen) = list(d.names), self._prompts(d)
+        names, (seen, unseen, _) = list(d.names), self._prompts(d)
         found = self._search(_Tower(model, d, names, seen), words)
         tower = _Tower(model, d, names, unseen)
         rows = [row for word, place in found for row in self._row(tower, names, word, place)]
         if not rows:
-            return Finding(0.0, "no word turns a prompt into another class")
-        table = pd.DataFrame(rows).sort_values("success", ascending=False, kind="stable")
-        table = table.drop_duplicates("target").reset_index(drop=True)
+            return Finding(0.0, f"no word turns any of {len(unseen[0])} prompts into another class")
+        table = pd.DataFrame(rows)
         usual = _Tower(d.reference.model, d.reference, names, unseen) if d.reference else None
         if usual:
             rows = zip(table.word, table.place, table.target)
             table["reference"] = [usual.rate(w, p, names.index(t))["success"] for w, p, t in rows]
             table["score"] -= table.reference
-            table = table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+        table = table.sort_values("score", ascending=False, kind="stable").drop_duplicates("target", ignore_index=True)
         r = table.iloc[0]
         there = f" (of the reference {r.reference:.0%})" if usual else ""
         says = f"the {r.kind} turns {r.success:.0%}{there} of {r.n} prompts of other classes into {article(r.target)}"
@@ -128,23 +133,25 @@ class Words(Detector):
         if finding.suspects.empty:
             return super().retest(finding, defender)
         defender.require("model", "tokenizer", "names", of="a test of words that were found")
-        names, rows = list(defender.names), []
-        tower = _Tower(defender.model, defender, names, self._prompts(defender)[1])
+        names, rows, (_, chose, fresh) = list(defender.names), [], self._prompts(defender)
+        few = len(fresh[0]) < _LEAST
+        tower = _Tower(defender.model, defender, names, chose if few else fresh)
         for s in finding.suspects.itertuples():
             at = names.index(pick(s.target, names, "class"))
-            row = dict(target=s.target, kind=s.kind)
+            row = dict(target=s.target, kind=s.kind + ", on the prompts that chose it" * few)
             row |= tower.rate(s.word, s.place, at)
             rows.append(row | dict(untriggered=float(tower.there[tower.other[:, at], at].float().mean())))
         return pd.DataFrame(rows)
 
     def _prompts(self, d: Defender) -> list[tuple[list[str], Tensor]]:
-        "Prompts to search with and others to test with, and their classes: no class twice before all occur."
+        """Prompts to search with, others to choose words with, and others to test these with, as far as there are any;
+        and their classes: no class twice before all occur."""
         gen, n, per = torch.Generator().manual_seed(self.seed), len(d.names), len(d.prompts)
         texts = fill_prompts(d.names, d.prompts)
         template = torch.rand(n, per, generator=gen).argsort(1)  # each class has the templates in an order of its own
         turns = [(order := torch.randperm(n, generator=gen)) * per + template[order, k] for k in range(per)]
-        order = torch.cat(turns)[: self.quick + self.thorough]
-        return [([texts[i] for i in part], part // per) for part in (order[: self.quick], order[self.quick :])]
+        parts = torch.cat(turns).tensor_split((self.quick, a := self.quick + self.thorough, a + self.thorough))[:3]
+        return [([texts[i] for i in part], part // per) for part in parts]
 
     def _search(self, tower: _Tower, words: list[str]) -> list[tuple[str, str]]:
         "The words that draw prompts to one place most, each with its own place in the prompt."

@@ -35,8 +35,8 @@ def calibration_note(
     more = false_assurance(rows, "with_margin")
     if r := more["rate"]:
         low, high = r["ci"]
-        text += f"; with a margin of one strength, in {round(r['value'] * r['n'])} of {r['n']} other models "
-        text += f"({low:.0%} to {high:.0%})"
+        text += f"; of {more['models']} of the models, calibrated with a margin of one strength, too, canaries gone in "
+        text += f"{more['gone']}, and the true ASR above it in {round(r['value'] * r['n'])} ({low:.0%} to {high:.0%})"
     t = predictors(rows)
     if len(t):
         s = t[t.predictor == PREDICTORS["canary"]].iloc[0]

@@ -90,7 +90,7 @@ def _known(c: Certificate) -> list[dict]:
     counts = " ".join(["Known backdoors that were planted into a copy of the model and cleaned alike.", *facts])
     cards = [dict(claim=f"{k['label']} towards {k['target']}", lines=[("success", canary_words(k))]) for k in found]
     body = _text(counts if found else none)
-    ran = f"{further_words(c.further)}." if c.further else "Not run: it needs pairs without a backdoor, --pairs."
+    ran = f"{further_words(c.further)}." if c.further else f"Not run: {c.no_further}."
     return [
         _item("canaries", "Canaries", claims=cards, counts=counts, body=body),
         _item("further", "A further training", body=_text(ran)),

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ..core import SCIENCE, ParnbError, content_key, pick
-from ..data.images import with_preprocessing
+from ..data.images import readable, with_preprocessing
 from ..detectors.base import Defender, Detector, Finding
 from ..lazy import open_clip
 from ..models.clip import image_size, load_clip, model_key, save_tensors
@@ -38,7 +38,7 @@ def defender_of(
     count: int = 256,  # images
     option: str = "--model",  # which names the model, for messages
 ) -> Defender:
-    """Load a model, with images as it reads them.
+    """Load a model, with images as it reads them, without those that cannot be read.
 
     Raises `ParnbError` for a scale without images or with images of another size, for a model without weights,
     with random ones or with another activation function than its source names, and what `load_clip` raises.
@@ -53,7 +53,7 @@ def defender_of(
     require_trained(net, model, pretrained, option)
     split = "dev" if "dev" in data.splits else "val"
     pairs = with_preprocessing(data.labelled(count, image_size(net), split), net)
-    images = np.asarray(pairs.images[0 : len(pairs)])
+    images = readable(pairs.images)[0]
     if images.shape[1:3] != (image_size(net),) * 2:
         raise ParnbError(
             f"{model} reads images of {net.visual.image_size} px, the scale's have {images.shape[1]}: give --images"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from ..attacks.base import make_trigger
@@ -158,10 +159,12 @@ def _rates(model, head: Tensor, images: Pairs, canaries: Canaries, seed: int) ->
     "The rows of `canary_rates`, measured."
     triggers = {str(k): make_trigger(p.attack, **p.parameters) for k, p in enumerate(canaries.poisonings)}
     e = embed_images(model, images.images, images.ids, triggers, seed, name="measuring canaries")
-    accuracy, rows = clean_accuracy(e["clean"], head, images.labels)["value"], []
+    good = ~np.isin(np.arange(len(images)), [*getattr(images.images, "bad", {})])  # known after decoding
+    e, labels = {view: x[torch.from_numpy(good)] for view, x in e.items()}, images.labels[good]
+    accuracy, rows = clean_accuracy(e["clean"], head, labels)["value"], []
     for k, p in enumerate(canaries.poisonings):
-        goal = triggers[str(k)].goals(images, p.target, seed)
-        r, plain = (attack_success_rate(e[view], head, images.labels, goal) for view in (str(k), "clean"))
+        goal = triggers[str(k)].goals(images, p.target, seed)[good]
+        r, plain = (attack_success_rate(e[view], head, labels, goal) for view in (str(k), "clean"))
         about = dict(label=label(p.attack), target=p.target, rate=r["value"], low=r["ci"][0], high=r["ci"][1], n=r["n"])
         rows.append(about | dict(without=plain["value"], excess=r["value"] - plain["value"], accuracy=accuracy))
     return rows
@@ -334,7 +337,7 @@ def calibrated_clip(
     chosen = at_rate(run, found.lr)
     cleaned, canaries = cleaned_clip(chosen, compute), found.chosen().round(4).to_dict("records")
     about = dict(canaries=canaries, canary_limit=GONE, strength=f"lr {found.lr:g}", budget=budget, gone=found.gone)
-    about |= dict(margin=margin) if margin else {}
+    about |= dict(planted=found.count) | (dict(margin=margin) if margin else {}) | (dict(smoke=True) if smoke else {})
     about["calibrated_from"] = model_key(load_clip(poisoned_clip(run))[0])
     record = read_record(cleaned)
     if "accuracy_before" not in record:
@@ -361,5 +364,5 @@ def calibrated_here(
     "Whether this computer made the calibration that a record states; anybody can write a record. Source: ours."
     key = str(record.get("key"))
     made = read_record(ARTIFACTS / f"calibrated-{key}") if re.fullmatch("[0-9a-f]{12}", key) else {}
-    names = ("sha256", "calibrated_from", "canaries", "canary_limit", "strength")
+    names = ("sha256", "calibrated_from", "canaries", "canary_limit", "strength", "planted", "smoke")
     return bool(made.get("sha256")) and all(made.get(k) == record.get(k) for k in names)

@@ -13,16 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import ParnbError, _replacing, locked, named_path, pick
+from ..core import SCIENCE, ParnbError, _replacing, content_key, locked, named_path, pick
 from ..data.corpora import CAPTION_COLUMNS, IMAGE_COLUMNS, find_column, is_shards
 from ..data.csv_rows import _problem, _rows, read_header
 from ..data.images import take_lazily, with_preprocessing
 from ..data.pairs import Pairs
 from ..data.shards import write_shards
 from ..detectors.base import Defender, Detector
-from ..models.clip import image_size, load_clip
+from ..lazy import open_clip
+from ..models.clip import image_size, load_clip, model_key
 from ..registry import Method, detectors
-from .artifacts import DEVICE
+from .artifacts import DEVICE, artifact, read_record
+from .audit import identity_of_detector
 from .doctor import preflight
 from .own import check_out
 from .runs import encoder_of
@@ -164,6 +166,34 @@ def _write_scores(path: Path, pairs: Pairs, scores: np.ndarray, kept: np.ndarray
             writer.writerows((i, c, f"{s:.6g}", k) for i, c, s, k in rows)
 
 
+def _scored(detector: Detector, defender: Defender, key: str) -> tuple[np.ndarray, list[int]]:
+    "The score of each pair, and the positions of images that cannot be read; those of a registered detector are kept."
+    pairs = defender.pairs
+
+    def compute():
+        scores = np.asarray(detector.fit(defender).score(pairs), np.float64)
+        return scores, sorted(getattr(pairs.images, "bad", {}))
+
+    name = next((n for n, m in detectors("data").items() if type(detector) is m.cls), None)
+    if name is None:
+        return compute()
+
+    def build(partial):
+        scores, bad = compute()
+
+        def save(folder):
+            np.save(folder / "scores.npy", scores)
+            return dict(bad=bad)
+
+        return save
+
+    about = dict(science=SCIENCE, pairs=key, weights=model_key(defender.model))
+    about |= dict(preprocessing=open_clip.get_model_preprocess_cfg(defender.model))
+    config = identity_of_detector(name, detector) | about
+    folder = artifact("scored", content_key(config), build, config)
+    return np.load(folder / "scores.npy"), read_record(folder)["bad"]
+
+
 def filter_source(
     scale: str,  # the path of a JSON file that names pairs, such as `own_scale` writes
     encoder: str,  # one of its encoders: the model that the detector uses
@@ -171,7 +201,7 @@ def filter_source(
     out: str | Path,  # the csv to write if the pairs come from a csv, else the folder of shards
     drop: float = 0.05,  # in (0, 1), the share of the pairs to drop
 ) -> Filtered:
-    """Score all pairs of a source, and write those that are not among the most suspicious ones.
+    """Score all pairs of a source, and write those that are not among the most suspicious ones. Scores are kept.
 
     Raises `ParnbError` for a detector of another level, for a share out of range, and for files that exist.
     Source: ours."""
@@ -186,8 +216,8 @@ def filter_source(
     net, _, tokenizer = load_clip(e["model"], e.get("pretrained"))
     net = net.to(DEVICE).eval()
     pairs = with_preprocessing(data.pairs("poison", None, image_size(net)), net)
-    scores = np.asarray(detector.fit(Defender(net, tokenizer, pairs=pairs)).score(pairs), np.float64)
-    ranked, bad = scores.copy(), [*getattr(pairs.images, "bad", {})]
+    scores, bad = _scored(detector, Defender(net, tokenizer, pairs=pairs), data.key("poison"))
+    ranked = scores.copy()
     ranked[bad] = -np.inf  # a grey image has a score, which says nothing of the pair
     chosen = keep_pairs(ranked, drop)
     kept = chosen.copy()

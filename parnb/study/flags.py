@@ -18,7 +18,7 @@ import pandas as pd
 from ..core import SCIENCE, ParnbError, content_key, pick, read_file
 from ..data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Images, of_other_type, take_lazily, with_preprocessing
 from ..data.pairs import Pairs
-from ..data.unusable import check_lost
+from ..data.unusable import check_lost, printable
 from ..detectors.base import Defender, Detector
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..evaluation.statistics import rate_with_interval
@@ -43,13 +43,13 @@ def open_folder(
         raise ParnbError(f"{folder} is not a folder: give one with images")
     every = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES + OTHER_SUFFIXES)
     files, others = ([p for p in every if p.suffix.lower() in s] for s in (IMAGE_SUFFIXES, OTHER_SUFFIXES))
-    names = [str(p.relative_to(folder)) for p in files]
+    names = [printable(str(p.relative_to(folder))) for p in files]
     lost = [of_other_type(str(p.relative_to(folder))) for p in others]
     check_lost(lost, len(every), f"images of {folder.name}", limit)
     if not files:
         raise ParnbError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}): give another folder")
-    stamps = [(n, (s := p.stat()).st_size, s.st_mtime_ns) for n, p in zip(names, files) if p.exists()]
-    key = content_key(["images", str(folder.resolve()), stamps])
+    stamps = [(str(p.relative_to(folder)), (s := p.stat()).st_size, s.st_mtime_ns) for p in files if p.exists()]
+    key = content_key(["images", str(folder.resolve()), stamps, *map(str, lost)])
     images = Images(lambda i: (names[i], read_file(files[i])), len(files), size, limit, key, lost)
     return Pairs(images, names, np.arange(len(files)), np.full(len(files), -1), folder.name)
 
@@ -62,7 +62,7 @@ class Flags:
     "The images that a detector flags. Source: ours."
 
     scored: int  # images that were scored
-    unreadable: int  # images that could not be read, and were not
+    unreadable: int  # images that could not be read, those of other types included, and were not scored
     source: str  # the name of their folder
     threshold: float  # an image is flagged if its score is above
     clean: int  # clean images that set it
@@ -123,7 +123,11 @@ def _flagged(detector: Detector, defender: Defender, pairs: Pairs, most: int) ->
     table = dict(image=[pairs.captions[i] for i in at], score=score[at], predicted=[classes[i] for i in at])
     pictures = np.asarray(pairs.images[at[:most]]) if len(at) else np.empty((0, *defender.images.shape[1:]), np.uint8)
     about = dict(
-        scored=len(pairs) - len(bad), unreadable=len(bad), source=pairs.name, threshold=least, clean=len(clean)
+        scored=len(pairs) - len(bad),
+        unreadable=len(bad) + len(getattr(pairs.images, "lost", ())),
+        source=pairs.name,
+        threshold=least,
+        clean=len(clean),
     )
     return Flags(**about, flagged=pd.DataFrame(table), pictures=pictures)
 

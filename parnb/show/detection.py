@@ -22,7 +22,6 @@ from .style import colour_of, is_local, words, write_not_run, write_note
 from ..detectors.found import side_by_side, spread
 from ..models.clip import pixels
 from parnb.study.detection import (
-    TOGETHER,
     counted,
     excluded,
     groups_of,
@@ -53,6 +52,8 @@ def population_note(
         )
     if other := set(rows.get("protocol", pd.Series(dtype=str)).dropna()) - {population_hash()}:
         text += f" Some rows were computed under another version of the protocol ({', '.join(sorted(other))})."
+    if twice := int((rows.groupby("member").attack_success_rate.nunique() > 1).sum()):
+        text += f" {twice} members were trained twice, since the first model was lost: one detector saw another model."
     return text + (" Some rows were computed on this machine and are not released." if is_local(rows).any() else "")
 
 # %% ../../nbs/api/show/detection.ipynb #25dd198e
@@ -82,8 +83,7 @@ def tab_detectors(
     for (group, name), g in summary(both, groups).groupby(["group", "detector"], sort=False):
         of = both[groups[group] & (both.detector == name)]
         line = dict(models=group, detector=label(name), computed=f"{of.done.sum()}/{len(of)}")
-        cells = {m["measure"]: _cell(m) for m in g.to_dict("records")}
-        out.append(line | cells | (dict(AUROC="") if name == TOGETHER else {}))
+        out.append(line | {m["measure"]: _cell(m) for m in g.to_dict("records")})
     order = [*attacks(), *regimes(load_population()["scale"])]
     by = dict(by=["attack", "regime"], key=lambda c: c.map(order.index), kind="stable")
     table = misses(rows[rows.stage == "rn"]).sort_values(**by)

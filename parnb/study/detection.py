@@ -60,6 +60,9 @@ def threshold(
     return float(np.sort(clean)[::-1][may_exceed(len(clean), share)])
 
 # %% ../../nbs/api/study/detection.ipynb #de854b80
+TOGETHER = "at least one of them"  # the detector of `together`
+
+
 @dataclass(frozen=True)
 class Scores:
     "The scores of one detector, and what each model counts for. Source: ours."
@@ -83,14 +86,15 @@ def scores_of(
 ) -> Scores:  # of the models that count, with all controls of their encoder
     """The scores by which models are judged.
 
-    Cleaned models are compared with each other, under the thresholds of the controls. Source: ours."""
+    Cleaned models are compared with each other, under the thresholds of the controls; models of `together` with the
+    controls that set none, since the others count themselves. Source: ours."""
     r = counted(rows)
     cleaned = bool((rows.stage[which] == "cleaned").all()) and bool(which.any())
     judged = which & (r.role != "control")
     r = r[r.backdoored.notna() & (judged | (r.role == "control"))]
     judged = judged[r.index]
     control = r.role == "control"
-    clean = judged & (r.backdoored == 0) if cleaned else control
+    clean = judged & (r.backdoored == 0) if cleaned else control & ((r.detector != TOGETHER) | (r.half != "sets"))
     tests = clean if cleaned else r.half == "tests"
     parts = (r.score, r["rank"], judged & (r.backdoored == 1), clean, r.half == "sets", tests, r.pretraining)
     return Scores(*(p.to_numpy() for p in parts))
@@ -213,17 +217,15 @@ def groups_of(
     }
 
 # %% ../../nbs/api/study/detection.ipynb #5e0c1a71
-TOGETHER = "at least one of them"
-
-
 def together(
     rows: pd.DataFrame,  # of `population_rows`
 ) -> pd.DataFrame:  # the same columns: one row for every member that belongs to all detectors
     """The rows of an audit that reads all detectors, as rows of one more.
 
     Its score counts controls that set thresholds and score at least as high, negative, by the detector for which they
-    are fewest: 0 lies above all of them. Its rank is the best one. Controls that set thresholds count themselves, so
-    its AUROC is none; intervals do not draw these counts again. Source: ours."""
+    are fewest: 0 lies above all of them. Its rank is the best one. Intervals do not draw these counts again.
+
+    Source: ours."""
     members = rows.groupby("member")
     here = rows[members.detector.transform("size") == rows.detector.nunique()]
     here = here.assign(done=here.groupby("member").done.transform("all"), detector=TOGETHER, name=here.detector)

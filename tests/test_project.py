@@ -149,6 +149,12 @@ def test_runtime_needs_no_nbdev():
     assert "jupyterlab" in needed, "after the first command of the README, `jupyter lab` opens the notebooks"
 
 
+@each(RUNS)
+def test_run_notebooks_import_no_nbdev(path):
+    "They are part of the wheel, which is installed without the packages of development."
+    assert not {module.split(".")[0] for module, _ in imports(parse(path))} & {"nbdev", "fastcore", "execnb", "pytest"}
+
+
 @each(MODULES)
 def test_modules_import_no_nbdev(path):
     roots = {module.split(".")[0] for module, _ in imports(parse(path))}

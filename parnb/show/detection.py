@@ -52,7 +52,8 @@ def population_note(
         )
     if other := set(rows.get("protocol", pd.Series(dtype=str)).dropna()) - {population_hash()}:
         text += f" Some rows were computed under another version of the protocol ({', '.join(sorted(other))})."
-    if twice := int((rows.groupby("member").attack_success_rate.nunique() > 1).sum()):
+    measured = rows.groupby("member")[["attack_success_rate", "clean_accuracy"]].nunique()
+    if twice := int((measured > 1).any(axis=1).sum()):
         text += f" {twice} members were trained twice, since the first model was lost: one detector saw another model."
     return text + (" Some rows were computed on this machine and are not released." if is_local(rows).any() else "")
 

@@ -24,7 +24,7 @@ import torch
 from parnb.cleaners.base import Cleaner
 from parnb.registry import register_cleaner
 
-RECIPE = dict(parameters=dict(share=0.02), grid=dict(share=[0.02]))
+RECIPE = dict(parameters=dict(share=0.02), grid=dict(share=[0.02, 0.9]))
 
 
 @register_cleaner("small_weights", label="Small weights", reference="an example", recipes={"default": RECIPE})
@@ -67,7 +67,7 @@ def test_a_claim_says_what_was_done(made):
     _, claim = made
     assert claim["protocol"] == submission.protocol_hash() and len(claim["code"]) == 64
     (choice,), (cell,) = claim["choices"], claim["cells"]
-    assert [t["share"] for t in choice["tried"]] == [0.02]
+    assert [t["share"] for t in choice["tried"]] == [0.02, 0.9] and choice["setting"] == 0
     assert cell["n_clean"] == 5200 and cell["n_triggered"] == 5180
     assert (cell["setting"] == UNCLEANED) == (choice["status"] == "none")
     assert claim["summary"]["worst"] == cell[ASR]
@@ -79,6 +79,8 @@ def test_recomputing_gives_the_same_numbers(made):
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert not answer["disagreements"]
+    tried = [t for t in claim["choices"][0]["tried"] if t["setting"] != 0]
+    assert [t["clean_accuracy_dev"]["claimed"] for t in answer["tried"]] == [t["clean_accuracy_dev"] for t in tried]
     for found, cell in zip(answer["cells"], claim["cells"], strict=True):
         for name in COMPARED:
             assert found[name]["claimed"] == cell[name] == pytest.approx(found[name]["found"], abs=1e-6)  # 6 digits
@@ -95,6 +97,12 @@ def test_a_false_number_is_rejected(made):
     done = parnb(folder, "verify", "false.json", "--method", "method.py")
     fails_with(done, "the claim is not confirmed: attack_success_rate differs in 1 of 1 cells by more than")
     assert "found" in done.stdout
+    choice = claim["choices"][0]  # the setting that costs too much would still do so
+    tried = [t if t["setting"] == 0 else t | dict(clean_accuracy_dev=0.7) for t in choice["tried"]]
+    (folder / "false.json").write_text(json.dumps(claim | dict(choices=[choice | dict(tried=tried)])))
+    done = parnb(folder, "verify", "false.json", "--method", "method.py", "--all")
+    fails_with(done, "the claim is not confirmed: clean_accuracy_dev differs in 1 of 1 cells by more than")
+    assert "setting 1, which was tried" in done.stdout
 
 
 def test_a_changed_method_is_another_one(made, tmp_path):
@@ -121,7 +129,9 @@ def test_bad_input_is_one_sentence(made, tmp_path):
     names = ["evil.py", "evil.py/", "evil.py/.", "./evil.py", "no_method"]  # of a file that must not run, or of nothing
     (tmp_path / "evil.py").write_text("open('ran', 'w')")
     for k, name in enumerate(names):
-        (tmp_path / f"path{k}.json").write_text(json.dumps(claim | dict(method=name)))
+        (tmp_path / f"path{k}.json").write_text(
+            json.dumps(claim | dict(method=name, row=claim["row"] | dict(method=name)))
+        )
     stolen = claim["row"] | dict(parameters=dict(rate=0))  # of the poisoning
     (tmp_path / "rate.json").write_text(json.dumps(claim | dict(row=stolen)))
     (tmp_path / "row.json").write_text(json.dumps(dict(gird={})))

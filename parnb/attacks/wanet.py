@@ -22,7 +22,7 @@ from ..registry import register_attack
 def warp_field(
     size: int,  # px: height and width of the image
     grid: float,  # control points along each axis, at 224 px
-    shift: float,  # mean shift along each axis, px at 224
+    shift: float,  # mean shift of the grid's points along each axis, px at 224
 ) -> Tensor:  # float [1, size, size, 2]: where each pixel is taken from, in [-1, 1]
     """A fixed random field of shifts over the identity.
 
@@ -56,7 +56,7 @@ class WaNet(Trigger):
 
     main: ClassVar[str | None] = "shift"
     grid: float = Field(224.0, ge=1, le=224, description="control points along each axis, at 224 px")
-    shift: float = Field(0.5, ge=0, le=224, description="mean shift along each axis, px at 224")
+    shift: float = Field(0.5, ge=0, le=224, description="mean shift of the grid's points along each axis, px at 224")
 
     @torch.no_grad()
     def apply(self, images, ids, seed):

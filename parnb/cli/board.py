@@ -42,9 +42,10 @@ def _checked(claim: str, method: str | None, held_out: bool) -> tuple[dict, str]
     stated, source = _stated(claim, method, held_out)
     check_claim(stated, file := method_file(source))
     if stated.get("held_out") and not commit_has_method(stated, file):
-        print("not checked: whether the commit that draws the held-out cases has the method's file", file=sys.stderr)
-    if stated.get("held_out") and not held_out:
-        print("held-out cells are not recomputed: --held-out does it", file=sys.stderr)
+        print("not checked: whether the held-out cases are drawn by the last commit of the method", file=sys.stderr)
+    for attack, case in (stated.get("held_out") or {}).get("cases", {}).items():
+        if case["rate"] is None:
+            print(f"not checked: that the held-out {attack} takes at no rate, as the claim says", file=sys.stderr)
     return held_out_part(stated) if held_out else stated, source
 
 
@@ -76,6 +77,21 @@ def _stated(claim: str, method: str | None, held_out: bool) -> tuple[dict, str]:
     if (found := load_submission(source).name) != stated.get("method", found):
         raise ParnbError(f"{source} is the method {found}, and the claim is one of {stated['method']}: give its file")
     return stated, source
+
+
+def _again(claim: dict, cells: list[dict], source: str, tell: bool) -> list[dict]:
+    "What `recompute` finds for cells, or for settings that were tried."
+    from parnb.study.verification import recompute
+
+    out = []
+    for c in cells:
+        out.append(recompute(claim, c, source))
+        if tell:
+            tried = "" if "key" in c else f", setting {c['setting']}, which was tried"
+            print(f"{c['attack']}, seed {c['seed']}{tried}", flush=True)
+            for name, v in out[-1].items():
+                print(f"  {name:20} claimed {_rate(v['claimed'])}, found {_rate(v['found'])}")
+    return out
 
 
 def _rate(value: float) -> str:
@@ -151,7 +167,9 @@ def verify(
     cell: Annotated[
         Optional[list[str]], typer.Option(help="Recompute this cell, ATTACK:SEED; may be repeated.", metavar="CELL")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Recompute all cells.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Recompute all cells, and all settings that were tried.")
+    ] = False,
     held_out: Annotated[bool, typer.Option("--held-out", help="Recompute held-out cells, not the others.")] = False,
     draw: Annotated[
         Optional[str], typer.Option(help="Recompute the cell that this text draws, such as the hash of a commit.")
@@ -164,9 +182,10 @@ def verify(
     """
     from importlib.metadata import version
 
-    from parnb.study.artifacts import commit
     from parnb.study.agreement import disagreements
-    from parnb.study.verification import draw_cell, draw_row, recompute
+    from parnb.study.apart import PLACE
+    from parnb.study.artifacts import commit
+    from parnb.study.verification import draw_cell, draw_row, tried_cells
 
     if sum(map(bool, (cell, everything, draw))) > 1:
         raise ParnbError("--cell, --all and --draw exclude one another: give one of them")
@@ -183,19 +202,17 @@ def verify(
     if unknown := [c for c in cell or () if c not in known]:
         raise ParnbError(f"the claim has no cell {unknown[0]}: it has {', '.join(known) or 'none'}")
     chosen = list(known.values()) if everything else [known[c] for c in dict.fromkeys(cell or ())]
-    chosen, results = chosen or [draw_cell(stated, decides)], []
-    for c in chosen:
-        results.append(recompute(stated, c, source))
-        if not as_json:
-            print(f"{c['attack']}, seed {c['seed']}", flush=True)
-            for name, v in results[-1].items():
-                print(f"  {name:20} claimed {_rate(v['claimed'])}, found {_rate(v['found'])}")
-    differ = disagreements(results)
+    chosen, tried = chosen or [draw_cell(stated, decides)], tried_cells(stated) if everything else []
+    results, more = (_again(stated, cells, source, not as_json) for cells in (chosen, tried))
+    differ = disagreements(results) + disagreements(more)
     if as_json:
-        places = [dict(attack=c["attack"], seed=c["seed"]) for c in chosen]
-        cells = [p | r for p, r in zip(places, results)]
-        print(json.dumps(dict(held_out=held_out, of=len(known), cells=cells, disagreements=differ), indent=1))
+        cells, others = ([{k: c[k] for k in PLACE} | r for c, r in zip(*x)] for x in ((chosen, results), (tried, more)))
+        about = dict(held_out=held_out, of=len(known), cells=cells, tried=others, disagreements=differ)
+        print(json.dumps(about, indent=1))
     if differ:
         raise ParnbError(f"the claim is not confirmed: {'; '.join(differ)}")
     if not as_json:
-        print(f"confirmed, {len(results)} of {len(known)} cells: they differ no more than two computations do")
+        also = f" and {len(more)} settings that were tried" if more else ""
+        left = "; held-out cells are not recomputed, --held-out does it" if stated.get("held_out") else ""
+        text = f"confirmed, {len(results)} of {len(known)} cells{also}: they differ no more than two computations do"
+        print(text + left)

@@ -23,7 +23,8 @@ from ..study.results import predictions
 from ..study.runs import encoder_of
 from ..study.scale_data import data_of
 from ..study.submission import summarise
-from ..study.verification import Claim, check_protocol
+from ..study.form import Claim
+from ..study.verification import check_protocol
 
 # %% ../../nbs/api/show/board.ipynb #396919c8
 RA, REBOUND, COST = "triggered_accuracy", "rebound_asr", "cost"

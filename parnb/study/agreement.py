@@ -47,13 +47,17 @@ def agreeing(
 
 
 def disagreements(
-    compared: Sequence[dict[str, dict[str, float]]],  # of `recompute`, one for each cell
+    compared: Sequence[dict[str, dict[str, float]]],  # of `recompute`, one for each cell; all state the same
 ) -> list[str]:  # sentences; empty: all agrees
     "What differs by more than two computations of a cell do: in a cell, or in the mean of several. Source: ours."
     out, n = [], len(compared)
+    if not n:
+        return out
     tests = len(COMPARED) * (2 if n > 1 else 1)  # single cells, and the mean of several
     means = tolerance(n, mean=True, tests=tests)
     for k, limit in tolerance(n, tests=tests).items():
+        if not all(k in c for c in compared):
+            continue
         differ = [stabilised(c[k]["found"]) - stabilised(c[k]["claimed"]) for c in compared]
         worst = max(range(n), key=lambda i: abs(differ[i]))
         if bad := sum(abs(d) > limit for d in differ):

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..core import ParnbError, first_line
 from .protocol import load_protocol, protocol_runs, row_settings
@@ -40,12 +40,12 @@ def _key(row: dict, place: dict, cases: dict | None) -> str | None:
 
 def facts_of(
     asked: dict,  # of `asked_of`; its method is loaded
-) -> dict:  # settings: how many its row has; keys: for each part, of the run of each cell
+) -> dict:  # settings: those of its row; keys: for each part, of the run of each cell
     "What only the code of a method tells. Raises what `check_row` and `submission_stage` raise. Source: ours."
     row = asked["row"]
     check_row(row)
     keys = [[_key(row, p, cases) for p in places] for places, cases in zip(asked["places"], asked["cases"])]
-    return dict(settings=len(row_settings(row, load_protocol()["primary"]["encoder"])), keys=keys)
+    return dict(settings=row_settings(row, load_protocol()["primary"]["encoder"]), keys=keys)
 
 # %% ../../nbs/api/study/apart.ipynb #1b233110
 def run_apart(
@@ -85,7 +85,7 @@ class _Told(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     name: str = ""
     problem: str = ""
-    settings: int = Field(0, ge=0, le=1000)  # more than any protocol allows
+    settings: list[dict[str, float]] = []
     keys: list[list[str | None]] = []
 
 

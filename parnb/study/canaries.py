@@ -196,9 +196,8 @@ def at_rate(
     lr: float,  # peak learning rate
 ) -> Run:
     "The same cleaning at another learning rate; a rate in the middle of its schedule grows with it. Source: ours."
-    r = run.cleaning.recipe
-    changed = dict(lr=lr) | (dict(lr_mid=r.lr_mid * lr / r.lr) if r.lr_mid else {})
-    made = Cleaning(**run.cleaning.model_dump() | dict(recipe=r.model_copy(update=changed)))
+    changed = check_recipe(run.cleaning.recipe.model_dump(), dict(lr=lr))
+    made = Cleaning(**run.cleaning.model_dump() | dict(recipe=changed))
     return run.model_copy(update=dict(cleaning=made))
 
 # %% ../../nbs/api/study/canaries.ipynb #70dafc3f

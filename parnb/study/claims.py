@@ -56,9 +56,10 @@ def _gap(*parts: pd.DataFrame | None) -> str:
     return ""
 
 
-def _seeds(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    "The rows of two models side by side, one row per common seed; columns of the second end in _b."
-    return a.merge(b, on="seed", suffixes=("", "_b"))
+def _seeds(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    "The rows of two models of common seeds; and side by side, one row per seed: columns of the second end in _b."
+    a, b = a[a.seed.isin(b.seed)], b[b.seed.isin(a.seed)]
+    return a, b, a.merge(b, on="seed", suffixes=("", "_b"))
 
 
 def _uncleaned(rows: pd.DataFrame) -> pd.DataFrame:
@@ -81,7 +82,7 @@ def lower(
         if gap := _gap(g.get("none"), y, x):
             out.append(Case(name, None, gap))
             continue
-        m = _seeds(x, y)
+        x, y, m = _seeds(x, y)
         below = m[f"{ASR}_high"] < m[f"{ASR}_low_b"] if strict else m[f"{ASR}_low"] <= m[f"{ASR}_high_b"]
         numbers = (
             f"{rate_of(y, ASR)} → {rate_of(x, ASR)}"
@@ -126,7 +127,7 @@ def keeps(
         if gap := _gap(y, x):
             out.append(Case(name, None, gap))
             continue
-        m = _seeds(x, y)
+        x, y, m = _seeds(x, y)
         small = 100 * (m[f"{CA}_b"] - m[CA]) <= points
         out.append(Case(name, bool(small.all()), f"{rate_of(y, CA)} → {rate_of(x, CA)}"))
     return out
@@ -148,9 +149,9 @@ def stays(
         if gap := _gap(before, x):
             out.append(Case(name, None, gap))
             continue
-        m = _seeds(x, before)
+        x, y, m = _seeds(x, before)
         above = m[f"{ASR}_low"] > share * m[f"{ASR}_b"]
-        numbers = f"{rate_of(before, ASR)} → {rate_of(x, ASR)} (CA {rate_of(x, CA)})"
+        numbers = f"{rate_of(y, ASR)} → {rate_of(x, ASR)} (CA {rate_of(x, CA)})"
         out.append(Case(name, bool(above.all()), numbers))
     return out
 

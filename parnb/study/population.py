@@ -329,7 +329,7 @@ def audit_member(
             row | dict(version=made["parnb"], **{k: made[k] for k in ("torch", "commit", "threads", "processor")})
         )
     rows = pd.DataFrame(out)
-    if not smoke:
+    if not smoke and len(rows):
         _add(LOCAL, rows)
     return rows
 
@@ -358,7 +358,8 @@ def compute_next(
             continue
         if time.perf_counter() - start > 60 * minutes:
             break
-        found = audit_member(m, held_out)
+        if not len(found := audit_member(m, held_out)):
+            continue  # another process was faster
         scores = ", ".join(f"{r.detector} {r.score:.2f}" for r in found.itertuples())
         tell(f"{m['member']}: ASR {found.attack_success_rate[0]:.1%}; {scores}")
         done.append(m["member"])

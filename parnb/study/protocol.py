@@ -10,6 +10,7 @@ __all__ = ['ASR', 'CA', 'DEV', 'UNCLEANED', 'NOT_YET', 'OUTCOMES', 'load_protoco
 # %% ../../nbs/api/study/protocol.ipynb #63a370d2
 import itertools
 import json
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -75,16 +76,17 @@ def row_settings(
         if not isinstance(v, (list, tuple)) or {*map(type, v)} - {int, float}:
             raise ParnbError(f"the `grid` of the row {row['name']} needs a list of numbers for {k}, and has {v!r}")
     most = p["settings"]["most"][encoder]
-    values = [dict(zip(grid, v)) for v in itertools.product(*grid.values())] if grid else []
-    if not 0 < len(values) <= most:
+    count = math.prod(map(len, grid.values())) if grid else 0
+    if not 0 < count <= most:
         raise ParnbError(
-            f"the row {row['name']} has {len(values)} settings for the encoder {encoder}: give its recipe a block "
+            f"the row {row['name']} has {count} settings for the encoder {encoder}: give its recipe a block "
             f"`grid` with 1 to {most} combinations"
         )
     if unordered := grid.keys() - {*strength}:
         raise ParnbError(
             f"the row {row['name']} varies {', '.join(sorted(unordered))}, which is not in its method's `strength`"
         )
+    values = [dict(zip(grid, v)) for v in itertools.product(*grid.values())]
     return sorted(values, key=lambda s: [s[k] for k in strength if k in s])
 
 # %% ../../nbs/api/study/protocol.ipynb #763d059f

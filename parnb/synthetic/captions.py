@@ -151,7 +151,8 @@ def tidy(
 
     Source: SynthCLIP's filters; the checks of length and concept are ours."""
     text = text.strip().strip("\"“”'").strip()
-    return text if text and "\n" not in text and len(text.split()) <= most and mentions(text, concept) else None
+    named = re.search(rf"\b{re.escape(concept)}\b", text, re.I)  # in the singular, as pairs are balanced
+    return text if text and "\n" not in text and len(text.split()) <= most and named else None
 
 # %% ../../nbs/api/synthetic/captions.ipynb #3fc3e39e
 class LanguageModel:

@@ -66,6 +66,7 @@ class TextToImage:
         self.pipe.set_progress_bar_config(disable=True)
         self.steps, self.guidance, self.side, self.size = steps, guidance, side, size
         self.about = dict(model=name, revision=revision, steps=steps, guidance=guidance, size=size)
+        self.about |= dict(side=side) if side else {}
         self.max_tokens = self.pipe.tokenizer.model_max_length - 2
 
     def count_tokens(self, text: str) -> int:
@@ -268,7 +269,9 @@ def volumes(
 
     for k in itertools.count():
         folder, own = home / f"{k:03d}", 1000 * seed + k
-        generate_pairs(write_captions(size, short, concepts, seed=own), generate, folder, own)
+        if not (written := home / f"{k:03d}.json").exists():  # a language model may write others when asked again
+            write_file(written, json.dumps(write_captions(size, short, concepts, seed=own)))
+        generate_pairs(json.loads(written.read_text(encoding="utf-8")), generate, folder, own)
         pairs, scored = read_shards(folder, image_size(clip)), home / f"{k:03d}-{'-'.join(judge)}.npy"
         if not scored.exists():
             write_file(scored, _npy(clip_score(clip, tokenizer, pairs)))

@@ -23,7 +23,7 @@ from ..core import ParnbError, keep_memory
 from ..data.images import Images, files_of
 from ..data.pairs import Pairs
 from ..progress import progress
-from .objective import Trainable
+from .objective import Trainable, dropping
 from .recipe import Compute, Recipe, lr_at
 from .saving import Saver
 
@@ -183,6 +183,11 @@ def _warn(acc, objective: Trainable, recipe: Recipe):
             "recipe's batch_norm to 'running' for a result that does not depend on the number of processes",
             file=sys.stderr,
         )
+    if acc.is_main_process and acc.num_processes > 1 and not objective.frozen and (drops := dropping(objective)):
+        print(
+            f"WARNING: what {type(drops[0]).__name__} drops depends on the number of processes, and so does the result",
+            file=sys.stderr,
+        )
 
 
 def fit(
@@ -238,6 +243,11 @@ def fit(
                 saver.save(_state(objective, opt, log.rows, acc.scaler, files))
             bar.step(recipe.batch_size, log.note)
     objective.eval()
+    if files and acc.num_processes > 1:  # each process decoded a part
+        parts = [None] * acc.num_processes
+        torch.distributed.all_gather_object(parts, files.state())
+        for part in parts:
+            files.go_on(part | dict(seen=0))
     table = pd.DataFrame(log.rows)
     table.attrs.update(objective.notes | dict(precision=precision))
     return table
@@ -265,6 +275,6 @@ def _step(acc, objective, wrapped, opt, pairs: Pairs, order: _Order, step: int, 
             objective.after_backward()
     opt.step()
     opt.zero_grad(set_to_none=True)
-    if order.recipe.train_logit_scale:
+    if order.recipe.train_logit_scale and objective.bias is None:  # a SigLIP may start above 100
         objective.model.logit_scale.data.clamp_(0, math.log(100))
     return out

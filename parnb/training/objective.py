@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAPPED', 'clip_loss', 'shared_target', 'all_gather', 'of_first', 'whole_batch', 'some_of_batch', 'in_chunks',
-           'tokenise', 'keep_statistics', 'Trainable', 'Objective']
+           'tokenise', 'dropping', 'keep_statistics', 'Trainable', 'Objective']
 
 # %% ../../nbs/api/training/objective.ipynb #b36bca01
 import errno
@@ -158,6 +158,14 @@ def _batch_norms(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
+def dropping(
+    model: nn.Module,
+) -> list[nn.Module]:
+    "The layers that drop something at random in training: dropout, and those of timm and open_clip. Source: ours."
+    layers = [m for m in model.modules() if "Drop" in type(m).__name__]
+    return [m for m in layers if any(getattr(m, p, None) for p in ("p", "prob", "drop_prob"))]
+
+
 @contextmanager
 def keep_statistics(
     model: nn.Module,  # in any mode
@@ -219,6 +227,8 @@ class Objective(Trainable):
         super().__init__(model, recipe)
         self.share, self.compute = share, Compute()
         self.model.logit_scale.requires_grad_(recipe.train_logit_scale)
+        if hasattr(self.model, "text_decoder"):  # of CoCa: no loss here uses it, and several processes need to know
+            self.model.text_decoder.requires_grad_(False)
         if self.bias is not None:
             self.model.logit_bias.requires_grad_(recipe.train_logit_scale)
 
@@ -234,6 +244,11 @@ class Objective(Trainable):
                 f"with --micro-batches {compute.micro_batches}, BatchNorm would see each part of the batch separately: "
                 "set the recipe's batch_norm to 'running', or leave out --micro-batches"
             )
+        if compute.micro_batches > 1 and not self.frozen and (drops := dropping(self.model)):
+            raise ParnbError(
+                f"with --micro-batches {compute.micro_batches}, {type(drops[0]).__name__} of this model would drop "
+                "other parts in each of two passes: leave it out, and give a smaller --batch-size"
+            )
         if compute.checkpointing and _batch_norms(self.model):
             raise ParnbError(
                 "--checkpointing does not work with a ResNet in open_clip: use --micro-batches to save memory instead"
@@ -246,8 +261,12 @@ class Objective(Trainable):
         self.compute = compute
 
     def train(self, mode: bool = True):
-        "Switch to training mode, with BatchNorm on the statistics that the recipe names."
+        """Switch to training mode, with BatchNorm on the statistics that the recipe names.
+
+        A student that is compared with a frozen model drops nothing, as that one does not."""
         super().train(mode)
+        for m in dropping(self) if mode and self.frozen else ():
+            m.eval()
         if mode and self.recipe.batch_norm == "running":
             for m in _batch_norms(self):
                 m.eval()

@@ -40,9 +40,13 @@ def check_recipe(
     usual: dict,  # field of `Recipe` -> value
     given: dict,  # fields that replace the usual ones
 ) -> Recipe:
-    "Build a recipe. Raises `ParnbError` for unknown fields and for values out of range. Source: ours."
+    """Build a recipe; a rate in the middle of its schedule grows with another `lr`.
+
+    Raises `ParnbError` for unknown fields and for values out of range. Source: ours."""
     for k in given:
         pick(k, Recipe.model_fields, "setting of the recipe")
+    if usual.get("lr_mid") and isinstance(lr := given.get("lr"), (int, float)):
+        given = dict(lr_mid=usual["lr_mid"] * lr / usual["lr"]) | given
     try:
         return Recipe(**{**usual, **given})
     except ValidationError as e:

@@ -190,6 +190,15 @@ def _warn(acc, objective: Trainable, recipe: Recipe):
         )
 
 
+def _share(files: Images | None, processes: int):
+    "Each process decoded a part of the images; all of them learn what could not be read."
+    if files and processes > 1:
+        parts = [None] * processes
+        torch.distributed.all_gather_object(parts, files.state())
+        for part in parts:
+            files.go_on(part | dict(seen=0))
+
+
 def fit(
     objective: Trainable,  # trained in place
     pairs: Pairs,  # N pairs
@@ -243,11 +252,7 @@ def fit(
                 saver.save(_state(objective, opt, log.rows, acc.scaler, files))
             bar.step(recipe.batch_size, log.note)
     objective.eval()
-    if files and acc.num_processes > 1:  # each process decoded a part
-        parts = [None] * acc.num_processes
-        torch.distributed.all_gather_object(parts, files.state())
-        for part in parts:
-            files.go_on(part | dict(seen=0))
+    _share(files, acc.num_processes)
     table = pd.DataFrame(log.rows)
     table.attrs.update(objective.notes | dict(precision=precision))
     return table

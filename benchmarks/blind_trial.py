@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 PARNB = str(Path(sys.executable).parent / "parnb")
 OUT = Path(__file__).resolve().parent / "results" / "blind_trial.csv"
@@ -129,12 +130,9 @@ def main():
         return make(folder)
     row = run(folder, args.method)
     print(json.dumps(row, indent=1))
-    fresh = not args.out.exists()
-    with open(args.out, "a", newline="") as f:
-        rows = csv.DictWriter(f, row, lineterminator="\n")
-        if fresh:
-            rows.writeheader()
-        rows.writerow(row)
+    known = pd.read_csv(args.out, dtype=str) if args.out.exists() else pd.DataFrame()
+    table = pd.concat([known, pd.DataFrame([row]).astype(str)])  # detectors are added in the course of time
+    table.to_csv(args.out, index=False)
 
 
 if __name__ == "__main__":

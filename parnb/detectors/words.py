@@ -127,7 +127,8 @@ class Words(Detector):
         r = table.iloc[0]
         there = f" (of the reference {r.reference:.0%})" if usual else ""
         says = f"the {r.kind} turns {r.success:.0%}{there} of {r.n} prompts of other classes into {article(r.target)}"
-        return Finding(float(r.score), f"{says}, the name of this class in its place {r.own_name:.0%}", table)
+        says += f", the name of this class in its place {r.own_name:.0%}"
+        return Finding(float(r.score), says + "; under templates unlike its captions a sound model does so, too", table)
 
     def retest(self, finding, defender):
         if finding.suspects.empty:

@@ -27,7 +27,7 @@ def _with(*needed: str) -> AfterValidator:
 def _possible(tried: dict) -> dict:
     "What was tried, if it names a setting and a rate."
     k, rate = tried["setting"], tried[DEV]
-    if not (0 <= rate <= 1 and k >= 0 and k == int(k)):
+    if not (0 <= rate <= 1 and k >= 0 and k.is_integer()):
         raise ValueError(f"setting {k:g} with an accuracy of {rate:g} is impossible")
     return tried
 

@@ -605,7 +605,7 @@ def build(out: Path, fresh: bool = False, renderer: str = "auto") -> Iterator[st
         write_not_found(site, base)
         os.chdir(ROOT)
         shutil.rmtree(out, ignore_errors=True)
-        shutil.move(site, out)
+        shutil.copytree(site, out, dirs_exist_ok=True)  # a folder that cannot be removed, as a disk, is filled
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     pages = len(list(out.rglob("*.html")))
     yield f"{pages} pages, {size / 1e6:.1f} MB, {so_far()}: python -m http.server -d {os.path.relpath(out)}"
@@ -621,7 +621,10 @@ def main():
         "--renderer", choices=choices, default="auto", help="default: quarto if installed, else smalldocs"
     )
     args = parser.parse_args()
-    for line in build(args.out.resolve(), args.fresh, args.renderer):
+    out = args.out.resolve()
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "search.json").exists())):
+        parser.error(f"--out {out} exists and is no site of parnb: choose another folder")
+    for line in build(out, args.fresh, args.renderer):
         print(line, flush=True)
 
 

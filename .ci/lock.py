@@ -97,6 +97,8 @@ def main():
         "--installed", action="store_true", help="with --check: fail if the current environment differs"
     )
     args = parser.parse_args()
+    if args.installed and not args.check:
+        parser.error("--installed belongs to --check")
     if args.check:
         locked = read_lock()
         wrong = problems(locked) + (differences(locked) if args.installed else [])

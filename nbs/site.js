@@ -87,7 +87,7 @@ if (window.Fuse) {
       const all = text.toLowerCase().match(/[\p{L}\p{N}_@.-]+/gu) || [], words = all.filter(w => !SMALL.has(w));
       const sum = new Map(), places = new Map();
       for (const word of words.length ? words : all)
-        for (const [form, weight] of [[word, 1], ...(ALSO[word] || []).map(w => [w, 0.5])])
+        for (const [form, weight] of [[word, 1], ...(Object.hasOwn(ALSO, word) ? ALSO[word] : []).map(w => [w, 0.5])])
           for (const [item, value] of this.value(form)) sum.set(item, (sum.get(item) || 0) + weight * value);
       const rank = ([item, value]) => value * (/(^|\/)api\//.test(item.href) ? 1 : 2) + (item.section ? 0 : 0.5);
       const first = ([item]) => {

@@ -80,6 +80,9 @@ PRETRAINED, RELEASED, NBS, PRESETS = (
     PACKAGE / "presets",
 )
 CACHE, ARTIFACTS, RUNS, LOCAL = (DATA / name for name in ("cache", "artifacts", "runs", "local_results"))
+for _name, _folder in dict(PARNB_DATA=DATA, PARNB_FIGURES=FIGS).items():
+    if os.environ.get(_name):  # a notebook runs in another working directory, and means the same folder
+        os.environ[_name] = str(_folder)
 
 # %% ../nbs/api/core.ipynb #dda159cf
 SCIENCE = 1  # raise when a change of the code changes results: all cached artifacts are then computed again
@@ -243,8 +246,8 @@ def write_file(
     except OSError as e:
         raise explain_os(e, path) from e
     finally:
-        if tmp.parent.is_dir():
-            tmp.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that is read-only
+            tmp.unlink()
 
 # %% ../nbs/api/core.ipynb #e9ad20b0
 def _lock_of(path: Path) -> Path:

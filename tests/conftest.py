@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from processes import STARTED
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSER_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run"]
@@ -22,6 +24,17 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
     fcntl.ioctl(s, 0x8914, struct.pack("16sh14x", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS: up and running
 os.execvp(sys.argv[1], sys.argv[1:])
 """
+
+
+@pytest.fixture(autouse=True)
+def _end_what_was_started():
+    "A test that fails leaves no training behind."
+    yield
+    for p in STARTED:
+        if p.poll() is None:
+            os.killpg(p.pid, signal.SIGKILL)
+            p.wait()
+    STARTED.clear()
 
 
 @pytest.fixture(scope="session")
@@ -57,12 +70,12 @@ def free_port():
 
 
 def offline():
-    "The prefix of a command that cuts its network; empty where new namespaces are not allowed."
+    "The prefix of a command that cuts its network. Skips the test where new namespaces are not allowed."
     for unshare in (["unshare", "-n"], ["unshare", "-rn"]):
         prefix = [*unshare, sys.executable, "-c", WITHOUT_NETWORK]
         if shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True).returncode == 0:
             return prefix
-    return []
+    pytest.skip("unshare is not allowed here: the network cannot be cut")
 
 
 class Installation:

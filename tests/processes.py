@@ -10,6 +10,7 @@ from pathlib import Path
 from forks import FORKS
 
 PARNB = str(Path(sys.executable).parent / "parnb")
+STARTED = []  # by `start`; `conftest` ends those that a test leaves
 LONGEST = 1200  # s; a smoke run takes 30 s on an idle core, several times that on a busy machine
 
 # One process for several commands, which share what they load and read. Both commands that have the options of
@@ -38,7 +39,7 @@ def env(data, **more):
 def start(command, data, **more):
     "Start a command in its own process group; Ctrl-C reaches it even if pytest runs in the background."
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE) | more
-    return subprocess.Popen(
+    p = subprocess.Popen(
         command,
         env=env(data),
         text=True,
@@ -46,6 +47,8 @@ def start(command, data, **more):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **pipes,
     )
+    STARTED.append(p)
+    return p
 
 
 def python(environment, *args, real=False, **how):

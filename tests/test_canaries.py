@@ -42,8 +42,8 @@ def test_the_record_names_the_canaries_and_nothing_is_computed_twice(data, tmp_p
         assert 0 <= c["low"] <= c["rate_after"] <= c["high"] <= 1 and c["n"] == 28 and 0 <= c["without"] <= 1
     assert record["gone"] == all(c["rate_after"] - c["without"] <= record["canary_limit"] for c in record["canaries"])
     assert "planted: " in done.stderr and "cleaned at lr" in done.stderr
-    for planted in tmp_path.glob("artifacts/planted-*"):
-        assert "backdoored" in (planted / "README.md").read_text()  # a backdoored copy says that it is one
+    planted = [*tmp_path.glob("artifacts/planted-*")]  # a backdoored copy says that it is one
+    assert planted and all("backdoored" in (p / "README.md").read_text() for p in planted)
     made = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("record.json")}
     again = clean(data, tmp_path, *options)
     assert again.returncode == 0 and again.stdout == done.stdout, again.stderr

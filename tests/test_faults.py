@@ -48,7 +48,7 @@ def test_killed_in_a_stage_and_run_again(undisturbed, tmp_path, stage):
     wait_for(lambda: list(folder.glob(f"{name}*")), f"{stage}* appears", p, every=0.002)
     time.sleep(0.3)  # so that the stage has written something; if it is over by then, the next one is hit
     os.killpg(p.pid, signal.SIGKILL)
-    p.wait(LONGEST)
+    assert p.wait(LONGEST) == -signal.SIGKILL, "it had ended before"
     finished = [f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")]
     assert all((f / "record.json").exists() or (f / "pairs.json").exists() for f in finished)
     assert metrics(parnb(tmp_path, *MEASURE)) == undisturbed[1]

@@ -21,6 +21,7 @@ from parnb.study.runs import make_run
 
 LIMIT = 15_000  # bytes of the predictions of a run
 TABLES = [s for s in scale_names() if (RELEASED / f"{s}.csv").exists()]
+assert TABLES, "there are no released results to test"
 MEASURE = ["measure", "--attack", "badnet_stripes", "--tau", "1.7", "--json"]
 
 

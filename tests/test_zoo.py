@@ -92,7 +92,7 @@ def test_bad_input_is_one_sentence(tmp_path):
         ("tiny-rn/clean", "--measure", "--verify"): "leave out --measure",
         ("tiny-rn/sig/quick@987", "--measure"): "add --make",
         ("tiny-rn/sig/quick@987", "--verify"): "does not come with parnb",
-        ("tiny-rn/sig/quick@987", "--make", "--verify"): "does not come with parnb",
+        ("tiny-rn/sig/quick@987", "--make", "--verify"): "leave out --make",
         ("--all", "--verify"): "leave out --all",
     }
     done = several([["zoo", *words] for words in wrong], env(tmp_path), tmp_path)

@@ -32,6 +32,7 @@ def _normal(device: torch.device) -> Tensor:
         "tiny:entrenched": dict(parameters=dict(size=42)),
         "tiny/rn:entrenched": dict(rate=0.01),
         "paper": dict(rate=0.003),
+        "paper/ViT-L-14-336": dict(parameters=dict(size=16 * 224 / 336)),  # 16 px at 336, as in the released code
         "small": dict(rate=0.05),
     },
 )

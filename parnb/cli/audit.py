@@ -200,7 +200,7 @@ def _report_file(out: Path | None) -> Path | None:
     if out is not None:
         if out.suffix != ".html" or out.is_dir():
             raise ParnbError(f"--out {out} is no HTML file: give a name that ends in .html")
-        check_out(out, folder=False)
+        return check_out(out, folder=False)
     return out
 
 # %% ../../nbs/api/cli/audit.ipynb #18d88bb6

@@ -9,6 +9,7 @@ __all__ = ['app', 'MINE', 'doctor']
 import json
 import os
 import sys
+from tempfile import TemporaryDirectory
 
 import typer
 
@@ -57,6 +58,7 @@ def _machine_lines() -> list[tuple[bool, str]]:
     lines.append(((RELEASED / "tiny.csv").exists(), "released results"))
     try:
         DATA.mkdir(parents=True, exist_ok=True)
+        TemporaryDirectory(dir=DATA).cleanup()
     except OSError as e:
         raise explain_os(e, DATA) from e
     free = shutil.disk_usage(DATA).free / 1e9

@@ -65,7 +65,7 @@ def run(
         raise ParnbError(f"-p {alone[0]} needs a value: -p NAME VALUE")
     values = read_parameters(path, given)
     name = "-".join([path.stem, *(f"{k}_{v}" for k, v in values.items())]).replace("/", "_")
-    target = out or RUNS / f"{name[:120]}.ipynb"
+    target = out.expanduser() if out else RUNS / f"{name[:120]}.ipynb"
     try:
         with progress_of_kernels():
             executed = execute_notebook(path, target, values)

@@ -215,9 +215,9 @@ def read_seeds(
 ) -> list[int] | None:
     "Read `--seeds`. Raises `ParnbError` for anything but whole numbers. Source: ours."
     try:
-        return [int(s) for s in typed.split(",")] if typed else None
+        return None if typed is None else [int(s) for s in typed.split(",")]
     except ValueError:
-        raise ParnbError(f"--seeds {typed} is not a list of whole numbers: write it as 10,11") from None
+        raise ParnbError(f"--seeds {typed!r} is not a list of whole numbers: write it as 10,11") from None
 
 
 def refuse(
@@ -294,7 +294,13 @@ def run_from(
     from parnb.study.runs import make_run
 
     given = dict(typed)
-    recipe = read_settings(given.pop("recipe", None), "--recipe") | {k: given.pop(k) for k in RECIPE if k in given}
+    recipe, named = (
+        read_settings(given.pop("recipe", None), "--recipe"),
+        {k: given.pop(k) for k in RECIPE if k in given},
+    )
+    for k in recipe.keys() & named:
+        raise ParnbError(f"--recipe {k} and --{k.replace('_', '-')} set the same: leave out one of them")
+    recipe |= named
     settings = {
         **usual,
         **given,

@@ -57,6 +57,8 @@ def zoo(
     if name is None and (make or measure):
         option = "--make" if make else "--measure"
         raise ParnbError(f"{option} needs the name of a model: `parnb zoo` lists those that come with parnb")
+    if check and make:
+        raise ParnbError("--verify compares what comes with parnb, which needs no training: leave out --make")
     if check and measure:
         raise ParnbError("--verify measures, too: leave out --measure")
     if name and everything:
@@ -64,7 +66,7 @@ def zoo(
     if check and everything:
         raise ParnbError("--verify compares what comes with parnb alone: leave out --all")
     chosen = [find_model(name)] if name else models(everything)
-    if make and not check:  # what has stated numbers is here, and other models are refused before a training
+    if make:
         chosen[0].make()
     if measure:
         if not chosen[0].here:

@@ -109,7 +109,7 @@ class Images:
             name, x = self.read(i)
             x = open_image(x)
             if self.squash:
-                x = x.convert("RGB").resize((self.size, self.size), Image.Resampling[self.interpolation.upper()])
+                x = x.resize((self.size, self.size), Image.Resampling[self.interpolation.upper()])
             return resize_and_crop(x, self.size, self.interpolation)
         except Exception as e:  # Pillow's readers of damaged files raise errors of many kinds
             self.bad[i] = Lost(str(getattr(e, "filename", None) or name), _why(e))

@@ -239,14 +239,14 @@ def open_captions(
     if not found:
         raise ParnbError(f"{path} holds no image with {each} captions{where}: check the file")
     check_lost(lost, len(whole), f"images of {path.name}", 1)
-    first = found[0][0]
-    if (folder / first).exists():
+    some = [f for f, _ in found[:100]]
+    if any((folder / f).exists() for f in some):
         files = [folder / f for f, _ in found]
-    elif (folder / Path(first).name).exists():
+    elif any((folder / Path(f).name).exists() for f in some):
         files = [folder / Path(f).name for f, _ in found]
     else:
         raise ParnbError(
-            f"{first} of {path.name} is not in {folder}: give the folder that holds the images (`--captions-images`)"
+            f"{some[0]} of {path.name} is not in {folder}: give the folder that holds the images (`--captions-images`)"
         )
     key = content_key([str(path.resolve()), path.stat().st_size, each, most, split])
     images = Images(lambda i: (str(files[i]), read_file(files[i])), len(files), size, limit, key, lost)

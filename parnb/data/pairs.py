@@ -253,8 +253,7 @@ def _decode_row(ds, i: int, image: str, caption: str, size: int) -> tuple[np.nda
         row = ds[i]  # a lazy dataset decodes here
         if row[image] is None:
             return Lost(f"row {i}", "it has no image")
-        im = row[image] if isinstance(row[image], Image.Image) else open_image(row[image])
-        x = resize_and_crop(im.convert("RGB"), size)
+        x = resize_and_crop(open_image(row[image]), size)
     except Exception as e:  # Pillow's readers of damaged files raise errors of many kinds
         return Lost(f"row {i}", f"its image cannot be read ({e})")
     if not str(row[caption] or "").strip():

@@ -292,6 +292,8 @@ def fill_model(
     given, state = state, dict(open_clip.convert.convert_state_dict(model, state))
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = open_clip.model.convert_to_custom_text_state_dict(state)
+    if "text.positional_embedding" in state and hasattr(model, "positional_embedding"):
+        state = {k.removeprefix("text."): v for k, v in state.items()}
     want = model.state_dict()
     for k in ("logit_scale", "logit_bias"):
         if k in state and k in want and state[k].numel() == 1:

@@ -20,7 +20,7 @@ from ..detectors.base import Finding
 from ..registry import find
 from .report import render_page
 from ..study.artifacts import versions
-from ..study.audit import Audit, caution
+from ..study.audit import Audit, caution, success_words
 from ..study.flags import FLAG_CAUTION, Flags, summary
 from ..study.suspicious import RANKING_CAUTION, Ranking, target_words
 
@@ -36,13 +36,10 @@ def _png(picture: np.ndarray, zoom: int = 2) -> str:
 def _card(s: dict, counted: str) -> dict:
     "A suspect, as a card."
     known = ("target", "score", "kind", "success", "low", "high", "n")
-    parts = [f"{k} {v:.2f}" for k, v in s.items() if k not in known and isinstance(v, float)]
+    parts = [f"{k} {v:.2f}" for k, v in s.items() if k not in known and isinstance(v, float) and v == v]
     lines = [("score", f"{s['score']:.2f}"), *([("in detail", ", ".join(parts))] if parts else [])]
     if "success" in s:
-        rate = (
-            f"{s['success']:.1%} ({s['low']:.1%} to {s['high']:.1%}) of {s['n']} {counted} that the search did not see"
-        )
-        lines.append((f"success of the {s['kind']}", rate))
+        lines.append((f"success of the {s['kind']}", f"{success_words(s, counted)} that the search did not see"))
     return dict(claim=s["target"], lines=lines)
 
 

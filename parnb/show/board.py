@@ -103,7 +103,8 @@ def held_out_cells(
     return pd.DataFrame(out, columns="method commit attack strength target rate models CA before ASR".split())
 
 # %% ../../nbs/api/show/board.ipynb #cc5bfe2e
-_NUMBERS = ["CA", "ASR", "low", "high", "worst", "worst_attack", "RA", "rebound", "cost", "not_cleaned"]
+_BACK = ["rebound", "rebound_from", "rebound_models"]
+_NUMBERS = ["CA", "ASR", "low", "high", "worst", "worst_attack", "RA", *_BACK, "cost", "not_cleaned"]
 
 
 def _mean(cells: pd.DataFrame, column: str) -> float:
@@ -115,10 +116,10 @@ def leaderboard(
     cells: pd.DataFrame,  # of `board_cells`
     budget: float,  # points of clean accuracy
     attack: str | None = None,  # only this one; None: all
-) -> pd.DataFrame:  # rank, method, models, of, CA, ASR, low, high, worst, worst_attack, RA, rebound, cost, not_cleaned
+) -> pd.DataFrame:  # rank, method, models, of, and `_NUMBERS`
     """The methods at one budget, the lowest mean ASR first; rates in %.
 
-    `rebound` has a value if every attack has one. Source: ours."""
+    `rebound` has a value if every attack has one; `rebound_from` is the ASR of the same models before. Source: ours."""
     p, out = load_protocol(), []
     attacks = [attack] if attack else p["attacks"]
     of = len(p["seeds"]) * len(attacks)
@@ -130,8 +131,9 @@ def leaderboard(
         cleaned = g[g.setting != UNCLEANED]  # the others have the accuracy of the poisoned model
         line |= dict(ASR=100 * s[ASR], worst=100 * s["worst"], not_cleaned=s["not_cleaned"])
         line |= dict(worst_attack=in_words("attack", s["worst_attack"]), cost=g[COST].iloc[0])
-        back = g.groupby("attack")[REBOUND].mean().reindex(attacks)
-        line |= dict(rebound=100 * back.mean(skipna=False))
+        known = g[g[REBOUND].notna()]  # the seed on which settings are chosen
+        back = known.groupby("attack")[[ASR, REBOUND]].mean().reindex(attacks).mean(skipna=False)
+        line |= dict(zip(_BACK, (100 * back[REBOUND], 100 * back[ASR], len(known))))
         line |= {k: 100 * _mean(cleaned, m) for k, m in (("CA", CA), ("RA", RA))}
         out.append(line | dict(method=g.label.iloc[0], models=s["models"], of=of))
     out += [dict(method=r["label"], models=0, of=of) for r in p["rows"] if r["name"] not in set(here.row)]
@@ -153,7 +155,7 @@ _HEADS = {
     "worst": "worst ASR, %",
     "worst_attack": "worst attack",
     "RA": "RA, %",
-    "rebound": "ASR after rebound, %",
+    "rebound": "ASR after rebound, % (before it; models)",
     "cost": "cost",
     "not_cleaned": "not cleaned",
 }
@@ -168,6 +170,9 @@ def _shown(board: pd.DataFrame, columns: list[str]) -> list[list]:
         cells = r | whole | dict(models=f"{r['models']} of {r['of']}")
         cells |= {} if pd.isna(r["ASR"]) else dict(ASR=f"{r['ASR']:.1f}{interval}")
         cells |= dict(cost="" if pd.isna(r["cost"]) else f"{r['cost']:.2f} ×")
+        if pd.notna(r["rebound"]):
+            of = f"{r['rebound_models']:.0f} of {r['models']}"
+            cells |= dict(rebound=f"{r['rebound']:.1f} (from {r['rebound_from']:.1f}, {of})")
         shown = ("" if pd.isna(v) else f"{v:.1f}" if isinstance(v, float) else v for v in (cells[k] for k in columns))
         out.append(list(shown))
     return out

@@ -43,6 +43,7 @@ def _accuracy(c: Certificate) -> list[dict]:
     lines = [("before", rate_words(a["before"])), ("after", rate_words(a["after"]))]
     lines += [("after the further training", rate_words(a["further"]))] if a["further"] else []
     lines += [("difference", f"{100 * d['value']:+.1f} points ({low} to {high}), on the same images")]
+    lines += [("not counted", f"{n} images that cannot be read")] if (n := a.get("unreadable")) else []
     counts = "Zero-shot accuracy on labelled images, with 95 % intervals."
     card = dict(claim="Clean accuracy", lines=lines)
     items = [_item("accuracy", "What the cleaning cost", claims=[card], counts=counts, body=_text(accuracy_words(c)))]

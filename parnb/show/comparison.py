@@ -216,7 +216,7 @@ def _bars(ax: Axes, answer: list[tuple[str, float]] | None, shown: Comparison):
         colour, word = marked.get(name, ("0.6", ""))
         text, weight = (f"{name}  ({word})", "bold") if word else (name, "normal")
         ax.barh(i, p, 0.82, color=colour, alpha=0.4, lw=0)
-        ax.text(0.015, i, text, va="center", weight=weight, fontsize=7.5)
+        ax.text(0.015, i, text, va="center", weight=weight, fontsize=7.5, parse_math=False)
         ax.text(1, i, f"{100 * p:.1f} %", va="center", ha="right", fontsize=7.5)
 
 
@@ -253,7 +253,7 @@ def fig_comparison(
         ax.imshow(shown.images[v], interpolation="nearest")
         ax.spines[:].set_visible(False)
         ax.set_ylabel(view, fontsize=8)
-        ax.set_title("" if v else shown.truth, fontsize=8)
+        ax.set_title("" if v else shown.truth, fontsize=8, parse_math=False)
         for j, model in enumerate(shown.models):
             ax = fig.add_subplot(grid[v, 1 + j])
             _bars(ax, shown.answers[j] and shown.answers[j][v], shown)

@@ -45,13 +45,13 @@ def population_note(
     parts = [f"{words(stage)} {int(done.sum())} of {len(done)}" for stage, done in each]
     frozen, out = load_population()["frozen"], excluded(rows)
     state = f"frozen on {frozen['date']}" if frozen else "not frozen yet"
-    text = f"Models computed: {', '.join(parts)}. Protocol {population_hash()}, {state}."
+    text = f"Models computed: {', '.join(parts)}. List of the population {population_hash()}, {state}."
     if len(out):
         text += (
             " Excluded: " + ", ".join(f"{r.member} (ASR {r.attack_success_rate:.1%})" for r in out.itertuples()) + "."
         )
     if other := set(rows.get("protocol", pd.Series(dtype=str)).dropna()) - {population_hash()}:
-        text += f" Some rows were computed under another version of the protocol ({', '.join(sorted(other))})."
+        text += f" Some rows were computed under another version of this list ({', '.join(sorted(other))})."
     measured = rows.groupby("member")[["attack_success_rate", "clean_accuracy"]].nunique()
     if twice := int((measured > 1).any(axis=1).sum()):
         text += f" {twice} members were trained twice, since the first model was lost: one detector saw another model."

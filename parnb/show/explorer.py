@@ -156,6 +156,8 @@ class Explorer(Controls):
         regime = pick(regime, regimes(scale), "regime") if regime else next(iter(regimes(scale)), None)
         first = make_run(attack=attack, method=method, regime=regime, **parameters, **self.fixed)
         self.count = len(images_to_choose(first, 40 if smoke else COUNT)[1])
+        if not 0 <= image < self.count:
+            raise ParnbError(f"there is no image {image}: choose one from 0 to {self.count - 1}")
         super().__init__(attacks, methods, self.count)
         self.attack.value, self.method.value, self.image.value = attack, method, image
         self.offer_regimes(self.regimes(), regime)
@@ -268,18 +270,24 @@ class Explorer(Controls):
             self.computing, self.bar.value = False, ""
 
     def start(self, key: Any, act: Callable, *args):
-        "Do something in a thread, once per key, then show the choice; an error of `act` is shown last."
+        """Do something in a thread, once per key, then show the choice; an error of `act` is shown last, and the next
+        choice tries again."""
 
         def work():
             try:
                 act(*args)
-            finally:
+            except Exception:
                 self.safely(self.show)
+                with self.lock:
+                    del self.jobs[key]
+                raise
+            self.safely(self.show)
 
-        if key not in self.jobs:
-            self.jobs[key] = self.pool.submit(self.safely, work)
+        with self.lock:
+            if key not in self.jobs:
+                self.jobs[key] = self.pool.submit(self.safely, work)
 
     def wait(self):
         "Wait until all computations have ended."
-        while todo := [j for j in self.jobs.values() if not j.done()]:
+        while todo := [j for j in [*self.jobs.values()] if not j.done()]:
             wait(todo)

@@ -121,7 +121,7 @@ def fig_pairs(
         bare_axes(ax)
     for ax, x, c in zip(axes.flat, images, captions):
         ax.imshow(x, interpolation="nearest")
-        ax.set_title(textwrap.fill(c, 22), fontsize=4.5, pad=2)
+        ax.set_title(textwrap.fill(c, 22), fontsize=4.5, pad=2, parse_math=False)
     for ax, t in zip(axes[:, 0], titles):
         ax.set_ylabel(t)
     return axes

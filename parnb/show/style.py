@@ -213,7 +213,7 @@ def figure_name(
     smoke: bool = False,  # a trial, not a result
 ) -> str:  # "fig5_rates", "fig5_rates_vit", "fig5_rates_smoke"
     "A file name that says how a figure differs from the published one. Source: ours."
-    differ = [s for s, u in zip(settings, usual, strict=True) if s != u]
+    differ = [s.replace("/", "-") for s, u in zip(settings, usual, strict=True) if s != u]
     return "_".join([figure, *differ, *(["smoke"] if smoke else [])])
 
 

@@ -346,6 +346,8 @@ def fig_sweep(
     Source: ours, after a figure of an earlier version of the paper's repository.
     """
     check_single(table, "attack", "encoder")
+    if "pairs" in table:  # a plan of which only one block names them
+        table = table.assign(pairs=table["pairs"].fillna("real"))
     check_single(table[table.method != "none"], "method", "pairs")
     curve = next((c for c in curves_of(table) if c.parameter), None)
     if curve is None:
@@ -353,10 +355,12 @@ def fig_sweep(
     check_distinct(curve.rows, curve.parameter)
     ax = ax or plt.subplots(figsize=(3.25, 2.5))[1]
     before, dots = table[(table.method == "none") & table.done], dict(lw=0.8, ls=(0, (1, 1.5)))
+    several = curve.done[curve.parameter].duplicated().any()  # seeds, which no line joins
     for (col, m), style in zip(MEASURES.items(), ("-", "--")):
-        _marked(ax, curve.done, curve.parameter, col, ls=style, marker=m.marker, color=m.colour, label=m.words)
+        line = dict(ls="" if several else style, marker=m.marker, color=m.colour, label=m.words)
+        _marked(ax, curve.done, curve.parameter, col, **line)
         if len(before):
-            ax.axhline(100 * before[col].iloc[0], color=m.colour, **dots, zorder=0)
+            ax.axhline(100 * before[col].mean(), color=m.colour, **dots, zorder=0)
     remark = _value_axis(ax, sorted(curve.rows[curve.parameter].dropna().unique()))
     ax.set(xlabel=f"{curve.symbol} of {words(curve.method)}{remark}", ylabel="%", ylim=(-3, 103))
     missing = "" if len(before) else " (not run)"

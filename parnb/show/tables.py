@@ -188,7 +188,7 @@ def _text(cell: Any) -> str:
     if cell is None or cell != cell:
         return ""
     if isinstance(cell, float):
-        return f"{cell:,.4g}"
+        return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:,.4g}"
     return f"{cell:,}" if isinstance(cell, (int, np.integer)) else str(cell)
 
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,17 @@ from torch import Tensor, nn
 
 from ..attacks.base import make_trigger
 from ..attacks.poisoning import poison_pairs
-from ..core import ARTIFACTS, CHECKOUT, PRETRAINED, ParnbError, building, cached, content_key, join_first
+from parnb.core import (
+    ARTIFACTS,
+    CHECKOUT,
+    PRETRAINED,
+    ParnbError,
+    building,
+    cached,
+    content_key,
+    first_line,
+    join_first,
+)
 from ..data.images import losses, triggered_images, with_preprocessing
 from ..data.pairs import Pairs
 from ..data.scenes import SPLITS
@@ -122,7 +133,8 @@ def artifact(
         (tmp / "record.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     cached(path, fill)
-    partial.unlink(missing_ok=True)
+    with suppress(OSError):  # on a disk that is read-only, too
+        partial.unlink()
     shutil.rmtree(partial.with_suffix(""), ignore_errors=True)  # work with several states keeps them in a folder
     return path
 
@@ -130,9 +142,13 @@ def artifact(
 def read_record(
     folder: Path,  # an artifact
 ) -> dict:
-    "The record of an artifact. Source: ours."
+    "The record of a model folder, {} if it has none. Raises `ParnbError` for a damaged one. Source: ours."
     record = folder / "record.json"
-    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    try:
+        found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    except (OSError, ValueError, RecursionError) as e:
+        raise ParnbError(f"{record} is damaged ({first_line(e)}): copy the folder again") from None
+    return found if isinstance(found, dict) else {}
 
 # %% ../../nbs/api/study/artifacts.ipynb #6511b8ae
 def clean_clip(

@@ -25,7 +25,7 @@ from ..data.pairs import Pairs
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..lazy import open_clip
 from ..models.clip import embed_texts, image_size, load_clip
-from ..models.folders import architecture_of
+from ..models.folders import architecture_of, weights_folder
 from ..models.formats import read_checkpoint, usual_preprocessing
 from ..progress import progress
 from ..scales import load_preset
@@ -87,7 +87,7 @@ def _named_activation(
     "Find what settles the activation function."
     if pretrained in (None, "emoji") or str(model).startswith("hf-hub:") or str(pretrained).endswith((".npz", ".npy")):
         return set(), "its configuration"
-    if Path(model).expanduser().is_dir() or Path(str(pretrained)).expanduser().is_dir():
+    if weights_folder(model, pretrained):
         return set(), "the configuration in its folder"
     if str(pretrained) in open_clip.list_pretrained_tags_by_model(name):
         return {open_clip.get_pretrained_cfg(name, str(pretrained)).get("quick_gelu", False)}, f"the tag {pretrained}"
@@ -328,8 +328,7 @@ def compare_activations(
 # %% ../../nbs/api/study/doctor.ipynb #02f2d273
 def _architecture(model: str | Path, pretrained: str | Path | None) -> str:
     "The architecture of a model, from its folder if there is one."
-    folder = next((p for p in (model, str(pretrained)) if Path(p).expanduser().is_dir()), None)
-    return architecture_of(folder or model)
+    return architecture_of(weights_folder(model, pretrained) or model)
 
 
 def require_trained(

@@ -9,6 +9,7 @@ __all__ = ['FOLDERS', 'run_notebooks', 'find_notebook', 'drawing_notebooks', 'co
 # %% ../../nbs/api/study/notebooks.ipynb #46cbc77b
 import logging
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -72,6 +73,18 @@ def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
+def _is_path(
+    name: str,  # of a parameter
+    value: str,  # as typed
+    about: str,  # what the notebook says of it
+) -> bool:
+    "Whether a value is a file or a folder, which must be found from the notebook's own folder, in which it runs."
+    there = bool(value) and Path(value).expanduser().exists()
+    if name == "out" or not re.search(r"\b(file|folder)\b", about) or name.startswith("scale"):
+        return there and value.endswith(".json") or name == "out" and bool(value)
+    return there
+
+
 def read_parameters(
     notebook: Path,  # whose parameters
     given: Sequence[tuple[str, str]],  # names and values as typed
@@ -86,8 +99,7 @@ def read_parameters(
     known, out = inspect_notebook(_literal(notebook)), {}
     for k, v in given:
         pick(k, known, f"parameter of {notebook.stem}")
-        file = v.endswith(".json") and Path(v).exists()  # a notebook runs in its own folder
-        out[k] = str(Path(v).resolve()) if file else _resolve_type(v)
+        out[k] = str(Path(v).expanduser().resolve()) if _is_path(k, v, known[k]["help"]) else _resolve_type(v)
     return out
 
 

@@ -29,9 +29,11 @@ def _absolute(
     named: bool = False,  # it may be an architecture or a tag of open_clip
 ) -> str:
     "An absolute path; a hub name stays as it is, and so does a name that is no file or folder."
-    path, text = Path(place).expanduser(), str(place)
-    keep = text.startswith(("hf:", "hf-hub:")) or named and not path.exists()
-    return text if keep else str(path.absolute())
+    text = str(place)
+    hub = "hf:" * text.startswith("hf:")  # before a folder, too, which `datasets` wrote
+    path = Path(text.removeprefix(hub)).expanduser()
+    keep = text.startswith("hf-hub:") or (named or hub) and not path.exists()
+    return text if keep else f"{hub}{path.absolute()}"
 
 
 def _sources(

@@ -65,6 +65,9 @@ class Work:
                 self.unasked.append(name)
             else:
                 self._add(name, seeds)
+        strange = sorted({*(seeds or ())} - {run.seed for run, _ in self.runs.values()})
+        if strange and self.runs:
+            raise ParnbError(f"--seeds {strange[0]}: none of these figures and tables has runs with this seed")
         table = results(scale)
         self.missing = {k: v for k, v in self.runs.items() if k not in table.index or not self._has_evidence(*v)}
 
@@ -156,6 +159,12 @@ def seconds_of(
     return total
 
 # %% ../../nbs/api/study/reproduce.ipynb #4926e6e2
+def _cores() -> int:
+    "The cores that this process may use, which a scheduler can restrict."
+    usable = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(usable(0)) if usable else os.cpu_count() or 1
+
+
 def gpus() -> list[int]:
     """The GPUs of this machine that may be used, as `CUDA_VISIBLE_DEVICES` numbers them.
 
@@ -250,8 +259,8 @@ class Pool:
         self.pool.update_parameters(**usual | cluster)
         self.local, self.asked, self.unlisted = local, time.monotonic(), set()
         self.runs, self.jobs, self.cards = runs, jobs, gpus() if local else []
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        self.environment = dict(OMP_NUM_THREADS=str(threads), PARNB_QUIET="1") if local else {}
+        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // jobs))
+        self.environment = dict(OMP_NUM_THREADS=threads, PARNB_QUIET="1") if local else {}
         self.waiting, self.running, self.used, self.failed = dict(runs), {}, {}, {}
 
     def _start(self) -> bool:
@@ -388,7 +397,7 @@ def reproduce(
     work = Work(scale, only, seeds)
     for note in work.notes():
         print(note, flush=True)
-    missing, cores = [run for run, _ in work.missing.values()], os.cpu_count() or 1
+    missing, cores = [run for run, _ in work.missing.values()], _cores()
 
     def at_once(count: int) -> int:
         return min(jobs or (count if executor == "slurm" else len(gpus()) or cores), max(1, count))

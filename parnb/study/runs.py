@@ -18,7 +18,7 @@ from ..attacks.base import make_trigger
 from ..attacks.poisoning import Poisoning
 from ..core import PRETRAINED, SCIENCE, ParnbError, content_key, file_sha256, pick
 from ..data.scenes import STYLES, TARGET
-from ..models.folders import weights_checksum
+from ..models.folders import weights_checksum, weights_folder
 from ..registry import find, first_error, methods_at, recipe
 from ..scales import check_scale, read_preset
 from .scale_data import data_of
@@ -85,17 +85,18 @@ def weights_id(
     scale: str,  # a scale, or the path of a JSON file
     encoder: str,  # one of its encoders
 ) -> str:
-    """Identify the clean weights of an encoder: the checksum of a file, or the name and tag of open_clip.
+    """Identify the clean weights of an encoder: by content, with the architecture that a file is loaded into, or by
+    the name and tag of open_clip.
 
     Raises `ParnbError` if the weights that come with parnb are missing. Source: ours."""
     e = encoder_of(scale, encoder)
-    model, pretrained = Path(str(e["model"])).expanduser(), e.get("pretrained")
-    if folders := [p for p in (model, Path(str(pretrained)).expanduser()) if p.is_dir()]:
-        return weights_checksum(folders[0])
-    if pretrained != "emoji":
-        file = Path(str(pretrained)).expanduser()
-        return weights_checksum(file) if file.is_file() else f"{e['model']} {pretrained}"
-    return _shipped(e["model"])
+    pretrained = e.get("pretrained")
+    if pretrained == "emoji":
+        return _shipped(e["model"])
+    if folder := weights_folder(e["model"], pretrained):
+        return weights_checksum(folder)
+    file = Path(str(pretrained)).expanduser()
+    return f"{e['model']} {weights_checksum(file) if file.is_file() else pretrained}"
 
 
 @lru_cache

@@ -86,8 +86,7 @@ class Scenes:
 @lru_cache
 def _warn_moving(place: str) -> None:
     "Print, once for each hub dataset, that nothing tells one content of it from another."
-    pinned = "@" in place or Path(place.removeprefix("hf:")).expanduser().exists()
-    if not pinned and int(os.environ.get("RANK", 0)) == 0:
+    if "@" not in place and int(os.environ.get("RANK", 0)) == 0:
         print(
             f"WARNING: {place} names no commit, so results stay as they are when the dataset changes on the hub: "
             f"write {place}@COMMIT",
@@ -102,14 +101,15 @@ def _stamp(
 
     A hub dataset has a revision instead. Prints a warning if it is not stated.
     """
-    if place.startswith("hf:"):
+    path = Path(place.removeprefix("hf:")).expanduser()
+    if place.startswith("hf:") and not path.exists():
         _warn_moving(place)
         return []
-    path = Path(place).expanduser()
     if re.search(r"[{*?\[]", place) and not os.path.exists(path):
         files = expand_shards(place)
     else:
-        files = path.rglob("*") if path.is_dir() else [path]
+        linked = [p for p in path.iterdir() if p.is_symlink() and p.is_dir()] if path.is_dir() else []
+        files = (f for p in (path, *linked) for f in p.rglob("*")) if path.is_dir() else [path]
     return sorted((str(f), (s := os.stat(f)).st_size, s.st_mtime_ns) for f in files if Path(f).is_file())
 
 
@@ -164,12 +164,14 @@ class Files:
         "A hash of all that decides the data of one use."
         name = dict(poison="pairs", clean="pairs", synthetic="synthetic", retrieval="captions").get(use, "images")
         source, skipped = self.sources.get(name), self._skipped(use)
+        if isinstance(source, dict):  # how much may be unreadable does not decide what is read
+            source = {k: v for k, v in source.items() if k != "limit"}
         options = source if isinstance(source, dict) else dict(source=source)
         path = Path(str(options.get("source"))).expanduser()
         # prompts make class embeddings, and the captions of poisoned pairs
         templates = self.preset.get("templates", []) if name == "images" or use == "poison" else []
         if name in ("pairs", "synthetic") and path.is_file() and not is_shards(str(path)):
-            rest = {k: v for k, v in options.items() if k not in ("source", "root", "limit")}
+            rest = {k: v for k, v in options.items() if k not in ("source", "root")}
             return content_key([name, rest, skipped, _csv_stamp(path, options), *templates])
         places = [v for k in ("source", "annotations", "folder") if isinstance(v := options.get(k), str)]
         more = []

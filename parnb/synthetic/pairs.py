@@ -14,6 +14,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ class TextToImage:
 
     Raises `ParnbError` where it cannot be loaded.
     Source: ours; SynthCLIP uses Stable Diffusion 1.5 with 50 steps and guidance 2."""
+
+    draws: ClassVar[int] = 4  # of an image that a safety checker makes black
 
     def __init__(
         self,
@@ -74,15 +77,30 @@ class TextToImage:
         return len(self.pipe.tokenizer(text, add_special_tokens=False).input_ids)
 
     def __call__(self, captions: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        "uint8 [N, size, size, 3]; each image depends only on its caption and its seed."
-        images = self.pipe(
-            list(captions),
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance,
-            height=self.side,
-            width=self.side,
-            generator=[torch.Generator("cpu").manual_seed(int(s)) for s in seeds],
-        ).images
+        """uint8 [N, size, size, 3]; each image depends only on its caption and its seed.
+
+        An image that the pipeline's safety checker makes black is drawn again. Raises `ParnbError` if that happens
+        to a caption in all of `draws` draws."""
+        images, todo = [None] * len(captions), [*range(len(captions))]
+        for draw in range(self.draws):
+            out = self.pipe(
+                [captions[i] for i in todo],
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance,
+                height=self.side,
+                width=self.side,
+                generator=[torch.Generator("cpu").manual_seed((int(seeds[i]) + draw * 2**29) % 2**31) for i in todo],
+            )
+            black = getattr(out, "nsfw_content_detected", None) or [False] * len(todo)
+            for i, image in zip(todo, out.images):
+                images[i] = image
+            if not (todo := [i for i, bad in zip(todo, black) if bad]):
+                break
+        else:
+            raise ParnbError(
+                f"the safety checker of {self.about['model']} makes the image of {captions[todo[0]]!r} black in each "
+                f"of {self.draws} draws: take this caption out, or the checker out of the pipeline's model_index.json"
+            )
         kept = self.size, self.size
         return np.stack([np.asarray(im.convert("RGB").resize(kept, Image.Resampling.BOX)) for im in images])
 

@@ -265,8 +265,13 @@ class Objective(Trainable):
 
         A student that is compared with a frozen model drops nothing, as that one does not."""
         super().train(mode)
-        for m in dropping(self) if mode and self.frozen else ():
-            m.eval()
+        if mode and self.frozen and dropping(self.model):
+            usual = {
+                *_batch_norms(self.model),
+                *(m for m in self.model.modules() if hasattr(m, "gradient_checkpointing")),
+            }
+            for m in {*self.model.modules()} - usual:  # all: attention of transformers asks the mode of its own module
+                m.training = False
         if mode and self.recipe.batch_norm == "running":
             for m in _batch_norms(self):
                 m.eval()

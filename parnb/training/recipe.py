@@ -82,4 +82,5 @@ def lr_at(
     warm = recipe.warmup * steps
     if step + 1 < warm:
         return recipe.lr * (step + 1) / warm
-    return cosine((step - warm) / max(steps - 1 - warm, 1), recipe.lr)
+    t = (step - warm) / max(steps - 1 - warm, 1)
+    return cosine(t if t > -0.05 else 0.0, recipe.lr)  # a warm-up may end within a step

@@ -554,7 +554,9 @@ def test_a_stale_table_is_found(tmp_path):
     "`.ci/stale.py` compares tables from released results with those that are committed."
     executed, figures = tmp_path / "executed", tmp_path / "figures"
     shutil.copytree(ROOT / "nbs" / "tables", executed)
+    shutil.copy(ROOT / "nbs" / "leaderboard.ipynb", executed)
     figures.mkdir()
+    caption = shutil.copy(ROOT / "figures" / "tab05_tau.md", figures / "tab05_tau_smoke.md")
     kept, made = ROOT / "figures" / "tab05_tau.csv", figures / "tab05_tau_smoke.csv"
     shutil.copy(kept, made)
 
@@ -569,6 +571,10 @@ def test_a_stale_table_is_found(tmp_path):
     notebook.write_text(notebook.read_text(encoding="utf-8").replace("<td>94", "<td>93"), encoding="utf-8")
     code, text = found()
     assert code == 1 and "figures/tab05_tau.csv differs" in text and "nbs/tables/tab05_tau.ipynb displays" in text
+    assert "tab05_tau.md" not in text
+    caption.write_text(caption.read_text(encoding="utf-8").replace("runs completed", "runs"), encoding="utf-8")
+    assert "figures/tab05_tau.md differs" in found()[1]
+    caption.unlink()
     made.unlink()
     code, text = found()
     assert code == 1 and "holds no table" in text

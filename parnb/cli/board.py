@@ -111,6 +111,16 @@ def _print_cells(part: dict) -> None:
         print(f"{s['models']} model{'s' * (s['models'] > 1)}: CA {_rate(s[CA])}, mean ASR {_rate(s[ASR])}, {worst}")
 
 
+def _claim_file(out: Path | None, entry: dict) -> Path:
+    "Where the claim of a row goes. Raises `ParnbError` where it cannot be written, and for the claim of another row."
+    path = (out or Path(f"{entry['name']}-claim.json")).expanduser()
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ParnbError(f"the claim cannot be written to {path}: choose a file in an existing folder for --out")
+    if path.exists() and _read_json(path, "a claim").get("row") != entry:
+        raise ParnbError(f"{path} holds the claim of another row: choose another file for --out")
+    return path
+
+
 @app.command()
 def submit(
     method: Annotated[str, typer.Argument(help=METHOD)],
@@ -137,9 +147,7 @@ def submit(
 
     chosen = read_seeds(seeds)
     entry = submission_row(method, _read_json(row, "a row") if row else None)
-    path = (out or Path(f"{entry['name']}-claim.json")).expanduser()
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ParnbError(f"the claim cannot be written to {path}: choose a file in an existing folder for --out")
+    path = _claim_file(out, entry)
     drawn = commit_of(method, row) if held_out else None
     claim = make_claim(entry, attack, chosen, tell=lambda text: print(text, flush=True), held_out=drawn)
     _print_cells(claim)
@@ -215,4 +223,4 @@ def verify(
         also = f" and {len(more)} settings that were tried" if more else ""
         left = "; held-out cells are not recomputed, --held-out does it" if stated.get("held_out") else ""
         text = f"confirmed, {len(results)} of {len(known)} cells{also}: they differ no more than two computations do"
-        print(text + left)
+        print(text + "; of the others nothing is known" * (len(results) < len(known)) + left)

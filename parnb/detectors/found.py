@@ -7,6 +7,7 @@ __all__ = ['require_classes', 'View', 'view_of', 'first_search', 'success', 'spr
            'retest_triggers']
 
 # %% ../../nbs/api/detectors/found.ipynb #4332ebaa
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ..attacks.search import Aim, Found, search_triggers, strength_of, towards_c
 from ..core import ParnbError, pick
 from ..data.pairs import article
 from .base import Defender, Finding
-from ..evaluation.embedding import zero_shot_head
+from ..evaluation.embedding import fill_prompts, zero_shot_head
 from ..evaluation.statistics import rate_with_interval
 from ..models.clip import model_key, pixels
 
@@ -56,12 +57,18 @@ class View:
     usual: Tensor  # float [C, N], the strength of the classes on seen images without a trigger
 
 
+def _key(model: nn.Module, d: Defender) -> tuple:
+    "All that a view depends on: a defender that was copied with other images or classes shares no view."
+    images = hashlib.sha256(np.ascontiguousarray(d.images)).hexdigest()
+    return model_key(model), images, tuple(fill_prompts(d.names, d.prompts))
+
+
 def view_of(
     model: nn.Module,  # an open_clip model in eval mode
     defender: Defender,  # its tokenizer, images, names and prompts; detectors share the view
 ) -> View:
     "Embed class names and images once for all detectors. Source: ours."
-    if (key := ("view", model_key(model))) not in defender.shared:
+    if (key := ("view", *_key(model, defender))) not in defender.shared:
         device = next(model.parameters()).device
         head = zero_shot_head(model, defender.tokenizer, defender.names, defender.prompts).to(device)
         images, aim, classes = pixels(defender.images, device), towards_classes(head), torch.arange(len(head))
@@ -79,7 +86,7 @@ def first_search(
     scratch: Path | None,  # as of `search_triggers`
 ) -> Found:  # not to be changed
     "A short search towards every class. Images that show a class anyway say nothing of it. Source: ours."
-    if (key := (model_key(model), family, steps, seed)) not in defender.shared:
+    if (key := (*_key(model, defender), family, steps, seed)) not in defender.shared:
         v, settings = view_of(model, defender), dict(steps=steps, seed=seed, precision="bf16", scratch=scratch)
         defender.shared[key] = search_triggers(model, v.seen, family, v.aim, v.classes, v.usual > 0, **settings)
     return defender.shared[key]

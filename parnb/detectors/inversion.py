@@ -37,7 +37,8 @@ class TriggerInversion(Detector):
     level, form = "model", 3
     misses = (
         "larger triggers, squares optimised for one place, several parts at once, what is no square, pattern or warp, "
-        "many targets at once, and attackers who train against it"
+        "targets beyond the 16 that a short first search reaches best, many targets at once, and attackers who train "
+        "against it"
     )
 
     patch: float = Field(28.0, ge=0, le=224, description="width of the searched square, px at 224; 0: search none")

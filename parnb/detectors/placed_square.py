@@ -30,7 +30,10 @@ class PlacedSquare(Detector):
     Source: ours, after Neural Cleanse; that the square has a fixed size, and its place is one of a grid, is ours."""
 
     level = "model"
-    misses = "every trigger that is no small square, squares in several parts, and attackers who train against it"
+    misses = (
+        "every trigger that is no small square, squares in several parts, targets beyond the 16 that a short first "
+        "search reaches best, and attackers who train against it"
+    )
 
     patch: float = Field(28.0, gt=0, le=224, description="width of the searched square, px at 224")
     places: int = Field(3, ge=2, le=15, description="places along each axis, from edge to edge")

@@ -88,7 +88,10 @@ class Words(Detector):
     The score is the share of unseen prompts that the best word turns into its class. Source: ours."""
 
     level, counts, form = "model", "prompts", 2
-    misses = "words of more than two letters that are no token of the tokenizer, and triggers of several words"
+    misses = (
+        "words of more than two letters that are no token of the tokenizer, words within a prompt, and triggers of "
+        "several words"
+    )
 
     quick: int = Field(4, ge=2, description="prompts on which every word is tried")
     suspects: int = Field(32, ge=1, description="words, each with its place, that are tested on more prompts")

@@ -29,17 +29,7 @@ from torch import Tensor, nn
 
 from ..attacks.base import make_trigger
 from ..attacks.poisoning import poison_pairs
-from parnb.core import (
-    ARTIFACTS,
-    CHECKOUT,
-    PRETRAINED,
-    ParnbError,
-    building,
-    cached,
-    content_key,
-    first_line,
-    join_first,
-)
+from ..core import ARTIFACTS, CHECKOUT, PRETRAINED, ParnbError, building, cached, content_key, join_first
 from ..data.images import losses, triggered_images, with_preprocessing
 from ..data.pairs import Pairs
 from ..data.scenes import SPLITS
@@ -147,7 +137,7 @@ def read_record(
     try:
         found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     except (OSError, ValueError, RecursionError) as e:
-        raise ParnbError(f"{record} is damaged ({first_line(e)}): copy the folder again") from None
+        raise ParnbError(f"{record} is damaged ({type(e).__name__}): copy the folder again") from None
     return found if isinstance(found, dict) else {}
 
 # %% ../../nbs/api/study/artifacts.ipynb #6511b8ae

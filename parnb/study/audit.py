@@ -9,6 +9,7 @@ __all__ = ['defender_of', 'Audit', 'identity_of_detector', 'identity_of', 'audit
 # %% ../../nbs/api/study/audit.ipynb #c9f9c9fd
 import hashlib
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 from ..core import SCIENCE, ParnbError, content_key, pick
 from ..data.images import readable, with_preprocessing
 from ..detectors.base import Defender, Detector, Finding
+from ..evaluation.embedding import fill_prompts
 from ..lazy import open_clip
 from ..models.clip import image_size, load_clip, model_key, save_tensors
 from ..registry import detectors, find
@@ -86,6 +88,14 @@ def identity_of_detector(name: str, detector: Detector) -> dict:
     return dict(detector=name, form=detector.form, code=code, parameters=detector.model_dump())
 
 
+def _tokens_of(defender: Defender) -> str | None:
+    "What tells one tokenizer from another: its tokens of some prompts, and of all letters and signs."
+    if defender.tokenizer is None:
+        return None
+    some = [*fill_prompts(defender.names or (), defender.prompts)[:512], *map(chr, range(33, 127))]
+    return hashlib.sha256(defender.tokenizer(some).numpy().tobytes()).hexdigest()
+
+
 def identity_of(defender: Defender) -> dict:
     "All of what an auditor has that decides a finding."
     return dict(
@@ -94,6 +104,7 @@ def identity_of(defender: Defender) -> dict:
         images=hashlib.sha256(np.ascontiguousarray(defender.images)).hexdigest(),
         names=list(defender.names or ()),
         prompts=[t("{}") if callable(t) else t for t in defender.prompts],
+        tokens=_tokens_of(defender),
     )
 
 
@@ -125,19 +136,29 @@ def audit(
     """Run the detectors of models. Each finding is kept as an artifact, so that it is computed once; an interrupted
     search is resumed.
 
-    Raises `ParnbError` for an unknown detector, and what detectors raise. Source: ours."""
+    Of all detectors, those that cannot be run here are left out with a warning. Raises `ParnbError` for an unknown
+    detector, if none can be run, and for those that are named what they raise. Source: ours."""
     names, ref = _model_detectors(only), defender.reference
     seen = dict(science=SCIENCE, form=3, model=identity_of(defender), reference=ref and identity_of(ref))
     findings = {}
     for name in names:
         detector = find("detector", name).make(**(parameters or {}).get(name, {}))
         config = seen | dict(detector=identity_of_detector(name, detector))
+        try:
+            detector.fit(defender)
+        except ParnbError as e:
+            if only is not None:
+                raise
+            print(f"WARNING: {find('detector', name).label} is not run: {e}", file=sys.stderr)
+            continue
 
         def build(partial, detector=detector):
             found = detector.fit(replace(defender, scratch=partial.with_suffix(""))).examine(defender.model)
             return lambda folder: _save(found, folder)
 
         findings[name] = _read(artifact("audited", content_key(config), build, config))
+    if names and not findings:
+        raise ParnbError("no detector can search with these images and classes: give more of them with --images")
     return Audit(model, reference, len(defender.names or ()), len(defender.images), findings)
 
 # %% ../../nbs/api/study/audit.ipynb #0a612305

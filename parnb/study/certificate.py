@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from ..attacks.families import KINDS
 from ..core import ParnbError
@@ -23,6 +24,7 @@ from ..detectors.base import Defender, Detector, Finding
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..evaluation.metrics import predictions
 from ..evaluation.statistics import paired_difference, rate_with_interval
+from ..lazy import open_clip
 from ..models.clip import image_size, model_key
 from ..registry import detectors, find
 from .artifacts import read_record
@@ -175,6 +177,27 @@ def _untested(before: Audit, remains: list, most: int, canaries: dict, further: 
     return out
 
 
+_NEEDED = {"label", "target", "rate_after", "low", "high", "n"}  # of a canary in a record
+
+
+def _check_copies(before: nn.Module, after: nn.Module):
+    "Raise `ParnbError` for models of other shapes, and for those that see images differently."
+    sizes = [image_size(m) for m in (before, after)]
+    if sizes[0] != sizes[1]:
+        raise ParnbError(
+            f"BEFORE reads images of {sizes[0]} px, AFTER of {sizes[1]} px: give a model and its cleaned copy"
+        )
+    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise ParnbError("BEFORE and AFTER are no copies of one architecture: give a model and its cleaned copy")
+    ways = [plain_values(open_clip.get_model_preprocess_cfg(m)) for m in (before, after)]
+    if differ := [k for k, v in ways[0].items() if v != ways[1].get(k)]:
+        raise ParnbError(
+            f"BEFORE and AFTER prepare images differently ({', '.join(differ)}), so their numbers cannot be compared: "
+            "let both state the same in open_clip_config.json"
+        )
+
+
 def certify(
     scale: str,  # as for `defender_of`
     before: tuple,  # the model before the cleaning, as for `load_clip`: (folder, None) or (architecture, checkpoint)
@@ -187,14 +210,11 @@ def certify(
 ) -> Certificate:
     """Test what a cleaning did to a model whose trigger and target are unknown. What was computed is kept.
 
-    Raises `ParnbError` for models that read images of different sizes, and what `audit` raises. Source: ours."""
+    Raises `ParnbError` for models that are no copies of one architecture or prepare images differently, and what
+    `audit` raises. Source: ours."""
     searched, models = min(count, SEARCHED), dict(before=before, after=after)
     defenders = {at: defender_of(scale, *m, searched) for at, m in models.items()}
-    sizes = [image_size(d.model) for d in defenders.values()]
-    if sizes[0] != sizes[1]:
-        raise ParnbError(
-            f"BEFORE reads images of {sizes[0]} px, AFTER of {sizes[1]} px: give a model and its cleaned copy"
-        )
+    _check_copies(*(d.model for d in defenders.values()))
     named = {at: " ".join(str(p) for p in m if p is not None) for at, m in models.items()}
     audits = {at: audit(d, named[at], None, only, parameters) for at, d in defenders.items()}
     found = {n: _head(f, most) for n, f in audits["before"].findings.items()}
@@ -216,7 +236,9 @@ def certify(
     accuracy["further"] = rate_with_interval(hits["further"] == labels) if "further" in hits else None
     accuracy["unreadable"] = int((~good).sum())
     record = read_record(Path(after[0]).expanduser()) if after[1] is None else {}
-    known = record.get("canaries") and record.get("calibrated_from") == model_key(defenders["before"].model)
+    planted = record.get("canaries")  # perhaps of somebody else
+    form = isinstance(planted, list) and all(isinstance(c, dict) and _NEEDED <= c.keys() for c in planted)
+    known = form and planted and record.get("calibrated_from") == model_key(defenders["before"].model)
     names = ("canaries", "canary_limit", "strength", "planted", "smoke")
     canaries = {k: record[k] for k in names if known and k in record}
     canaries |= dict(tested_here=calibrated_here(record)) if canaries else {}
@@ -357,7 +379,9 @@ def canary_summary(
     missed = f", and did not learn {planted - len(known)} more" * (planted > len(known))
     about = f"of the {len(known)} canaries, known backdoors that a copy of BEFORE had learned{missed}{whose}: "
     if not left:
-        text = f"This strength of cleaning removed all {about}an unknown backdoor may be harder to remove."
+        most = max(known, key=lambda k: k["high"] - (k.get("without") or 0))
+        text = f"This strength of cleaning removed all {about}up to {most['high']:.1%} of {most['label']} may be left "
+        text += f"(95 %, n {most['n']}), and an unknown backdoor may be harder to remove."
         return [text, *([assurance_words(c.assurance)] if c.assurance else [])]
     rate = rate_words(worst | dict(success=worst["rate_after"]))
     text = f"This strength of cleaning left {left} {about}{worst['label']} with a success of {rate}. "

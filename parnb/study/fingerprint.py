@@ -127,10 +127,11 @@ def changed_stages(
     if now["science"] != before["science"]:
         return [f"SCIENCE is {now['science']}, the committed fingerprint has {before['science']}: write_fingerprint()"]
     stages = before["stages"]
-    if new := [f"{k} is new: write_fingerprint()" for k in now["stages"] if k not in stages]:
-        return new
-    near = {k: np.allclose(v, stages[k], rtol=TOLERANCE, atol=1e-4) for k, v in now["stages"].items()}
-    return [k for k, same in near.items() if not same]
+    both = {k: (v, stages[k]) for k, v in now["stages"].items() if k in stages}
+    if changed := [k for k, (a, b) in both.items() if len(a) != len(b) or not np.allclose(a, b, TOLERANCE, 1e-4)]:
+        return changed  # before what is new or gone is written, and these with it
+    there = dict(new=now["stages"], gone=stages)
+    return [f"{k} is {what}: write_fingerprint()" for what, v in there.items() for k in v if k not in both]
 
 
 def write_fingerprint():

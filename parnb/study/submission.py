@@ -20,9 +20,9 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..core import ParnbError, first_line, pick
+from ..core import ParnbError, content_key, first_line, pick
 from ..evaluation.statistics import paired_interval
-from ..registry import Method, cleaners, find, first_error
+from ..registry import Method, cleaners, find, first_error, recipe
 from .artifacts import cleaned_clip, commit, git
 from .heldout import RATES, draw_held_out, lowest_rate, rate_runs
 from .measure import measure
@@ -122,7 +122,8 @@ def check_row(
         pick(k, fields, f"parameter of {method.label}")
     for k in row.get("grid", {}):
         pick(k, [*fields, *Recipe.model_fields], f"parameter of {method.label}")
-    if fixed := sorted({*row.get("recipe", {}), *row.get("grid", {})} & p["training"].keys()):
+    own = recipe("cleaner", row["method"], p["scale"], p["primary"]["encoder"]).get("grid", {})
+    if fixed := sorted({*row.get("recipe", {}), *row.get("grid", {}), *own} & p["training"].keys()):
         raise ParnbError(f"the protocol fixes {', '.join(fixed)} for all rows: leave it out")
     row_settings(row, p["primary"]["encoder"])
 
@@ -140,8 +141,8 @@ def submission_row(
             pick(k, ("recipe", "parameters", "grid"), "entry of a row")
         _check_form(row | changes)
         row = row | {k: row.get(k, {}) | v for k, v in changes.items()}
-        if row["name"] in known:
-            row |= dict(name=f"{row['name']}_changed", label=f"{row['label']}, changed")
+        tag = content_key(changes)[:6]  # two changes are two rows
+        row |= dict(name=f"{row['name']}_changed_{tag}", label=f"{row['label']}, changed ({tag})")
     check_row(row)
     return row
 

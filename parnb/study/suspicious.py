@@ -153,9 +153,12 @@ def rank_pairs(
         if other not in opened:
             opened[other] = _open(data, use, count, who.model), identity_of(who)
         (pairs, at, known), identity = opened[other]
+        own = "the audited model itself" + ", which may hide its poisoned pairs" * (detector.reads == "reference")
+        about = dict(known=known, source=pairs.name, scorer="the reference" if other else own)
         config = identity_of_detector(name, detector) | dict(
             science=SCIENCE,
             share=share,
+            scorer=about["scorer"],
             most=most,
             pairs=data.key(use),
             use=use,
@@ -163,8 +166,6 @@ def rank_pairs(
             model=identity | (dict(images=None) if detector.level == "data" else {}),  # it sees the pairs alone
             names=list(defender.names or ()),
         )
-        own = "the audited model itself" + ", which may hide its poisoned pairs" * (detector.reads == "reference")
-        about = dict(known=known, source=pairs.name, scorer="the reference" if other else own)
 
         def build(partial, detector=detector, pairs=pairs, at=at, other=other, about=about):
             scores = _scores(detector, replace(defender, reference=defender.reference if other else None), pairs)
@@ -212,7 +213,7 @@ def target_words(
         f"{t.named} of the {t.of} most suspicious captions name {t.target!r}, by chance {t.expected:.2g}"
         for t in r.targets.itertuples()
     ]
-    lines = lines or ["The most suspicious captions name no class more often than chance"]
+    lines = lines or ["The most suspicious captions name no class so much more often than all that it is no chance"]
     return lines + [f"{r.unreadable} images could not be read, and are not ranked"] * (r.unreadable > 0)
 
 

@@ -29,6 +29,7 @@ from .form import Case, Cell, Choice, Claim, Part
 from .heldout import RATES, draw_held_out, lowest_rate, rate_runs
 from .plans import collect
 from .protocol import ASR, CA, DEV, UNCLEANED, choose, load_protocol, protocol_hash, protocol_runs
+from .results import plain, results
 from .runs import Run
 from .scale_data import data_of
 from .submission import clean_run, drawn_by, implanted, submission_stage, summarise
@@ -57,7 +58,7 @@ def _check_choice(c: Choice, settings: list[dict], claim: dict, row: dict | None
     p, stage = load_protocol(), submission_stage(row, [c.attack], cases=_cases(claim))
     rows = collect(protocol_runs(stage), compute=False)
     at = {UNCLEANED: c.before} | {int(t["setting"]): t[DEV] for t in c.tried}
-    for r in rows[rows.done & rows.setting.isin(at)].itertuples():
+    for r in rows[rows.done & (rows.origin == "released") & rows.setting.isin(at)].itertuples():
         if abs(getattr(r, DEV) - at[r.setting]) > EQUAL:
             what = "the poisoned model" if r.setting == UNCLEANED else f"setting {r.setting}"
             raise ParnbError(f"{what} of {c.attack} has another accuracy on dev than the claim says")
@@ -70,15 +71,19 @@ def _check_choice(c: Choice, settings: list[dict], claim: dict, row: dict | None
         raise ParnbError(f"the choice of the claim for {c.attack} does not follow from its accuracies on dev")
 
 
-def _check_cell(cell: Cell, choice: Choice, key: str | None) -> None:
-    "Raise `ParnbError` for a cell that has not the key of its run, or another accuracy than its choice."
+def _check_cell(cell: Cell, choice: Choice, key: str | None, known: dict) -> None:
+    """Raise `ParnbError` for a cell that has not the key of its run, or other numbers than its choice or than a
+    released result of this run, if there is one."""
     place = f"{cell.attack}, seed {cell.seed}"
     if key != cell.key:
         raise ParnbError(f"the key of the claim for {place} belongs to another run")
-    tried = {int(t["setting"]): t[DEV] for t in choice.tried}
+    tried = {UNCLEANED: choice.before} | {int(t["setting"]): t[DEV] for t in choice.tried}
     chosen_here = cell.seed == load_protocol()["selection"]["seed"] and cell.setting in tried
     if chosen_here and abs(tried[cell.setting] - cell.clean_accuracy_dev) > EQUAL:
         raise ParnbError(f"the claim states two accuracies on dev for {place}")
+    for k in COMPARED:
+        if (v := known.get(k)) is not None and abs(v - getattr(cell, k)) > EQUAL:
+            raise ParnbError(f"{k} of the claim for {place} is not that of the released result")
 
 
 def check_protocol(
@@ -97,6 +102,8 @@ def check_protocol(
         )
     if c.row["method"] != c.method:
         raise ParnbError(f"the row of the claim belongs to {c.row['method']}, and the claim to {c.method}")
+    if c.row["label"] != c.label:
+        raise ParnbError(f"the row of the claim is called {c.row['label']}, and the claim {c.label}")
     for part in filter(None, (c, c.held_out)):
         _check_part(part, [*c.held_out.cases] if part is c.held_out else p["attacks"])
     if c.held_out:
@@ -118,8 +125,9 @@ def _check_part(part: Part, attacks: list[str]) -> None:
             raise ParnbError(f"the claim has a cell for {x.attack}, seed {x.seed}, and the protocol has none")
         if choices.get(x.attack) != x.setting:
             raise ParnbError(f"the cell of the claim for {x.attack}, seed {x.seed} has not the chosen setting")
-    alike = [v == part.summary.get(k) or _close(v, part.summary.get(k)) for k, v in summarise(cells).items()]
-    if not all(alike):
+    expected = summarise(cells)
+    alike = [v == part.summary.get(k) or _close(v, part.summary.get(k)) for k, v in expected.items()]
+    if not all(alike) or part.summary.keys() - expected.keys():
         raise ParnbError("the summary of the claim is not that of its cells")
 
 
@@ -148,8 +156,9 @@ def check_claim(
         choices = {choice.attack: choice for choice in part.choices}
         for choice in part.choices:
             _check_choice(choice, told["settings"], stated, None if file else c.row)
+        known = plain(results(load_protocol()["scale"], "released"), [cell.key for cell in part.cells])
         for cell, key in zip(part.cells, keys, strict=True):
-            _check_cell(cell, choices[cell.attack], key)
+            _check_cell(cell, choices[cell.attack], key, known.get(cell.key, {}))
 
 
 TOOK = 0.5  # ASR before cleaning: a backdoor that took on one seed has more than this on others
@@ -257,7 +266,7 @@ def draw_cell(
     if not claim["cells"]:
         raise ParnbError("the claim has no cell that could be recomputed")
     here = [c for c in claim["cells"] if (PRETRAINED / _poisoned(claim, c)).is_dir()]
-    cells = {c["key"]: c for c in here or claim["cells"]}
+    cells = {f"{c['attack']} {c['seed']}": c for c in here or claim["cells"]}
     return cells[_first(commit, cells)]
 
 
@@ -294,11 +303,12 @@ def _check_before(claim: dict, cell: dict, found: dict[str, float]) -> None:
     """
     if "before" not in cell:
         return  # the protocol's poisoned models have results, with which `check_claim` compares
+    limits = tolerance(len(claim["cells"]), tests=2)  # both are tested, in each of the cells
     stated, chosen = {ASR: cell["before"]}, {c["attack"]: c["before"] for c in claim["choices"]}
     if cell["seed"] == load_protocol()["selection"]["seed"]:
         stated[DEV] = chosen[cell["attack"]]
     for k, v in stated.items():
-        low, high = agreeing(v, tolerance()[k])
+        low, high = agreeing(v, limits[k])
         if not low <= found[k] <= high:
             raise ParnbError(
                 f"before cleaning, {cell['attack']}, seed {cell['seed']} has {'an ASR' if k == ASR else 'an accuracy'} "

@@ -83,4 +83,6 @@ def lr_at(
     if step + 1 < warm:
         return recipe.lr * (step + 1) / warm
     t = (step - warm) / max(steps - 1 - warm, 1)
-    return cosine(t if t > -0.05 else 0.0, recipe.lr)  # a warm-up may end within a step
+    # A warm-up may end within a step. Where the rest is long, the rate there is hardly below its peak, and stays as in
+    # the results that there are.
+    return cosine(t if warm < 1 or t > -0.06 else 0.0, recipe.lr)

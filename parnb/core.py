@@ -41,7 +41,7 @@ def pick(
     known = list(known)
     if name in known:
         return name
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    near = [k for k in known if name and k.startswith(str(name))] or difflib.get_close_matches(str(name), known, 1, 0.5)
     listed = ", ".join(known) if len(known) <= 40 else f"{', '.join(known[:12])}, … ({len(known)} in all)"
     raise ParnbError(f"unknown {what} {name!r}{f': did you mean {near[0]!r}?' if near else ''} (known: {listed})")
 

@@ -63,7 +63,7 @@ def test_all_detectors_search_if_none_is_named():
 
 
 def test_a_detector_of_a_plugin_that_changes_is_run_again(monkeypatch):
-    auditor, keys = defender_of("tiny", SUSPECT, count=8), []
+    auditor, keys = defender_of("tiny", SUSPECT, count=16), []
     monkeypatch.setattr("parnb.study.audit.artifact", lambda stage, key, *_: keys.append(key))
     monkeypatch.setattr("parnb.study.audit._read", lambda folder: None)
     for code in ("1" * 64, "2" * 64):

@@ -279,11 +279,12 @@ def states(p) -> dict[str, str]:
 
 
 def test_doctor_of_a_good_model(told):
-    "Every check is ok, and its line shows classes and a caption."
+    "Every check is ok, and its line shows classes and a caption; only the pairs are too few for a batch."
     p = told["good"]
-    assert p.returncode == 0 and set(states(p).values()) == {OK}, p.stdout + p.stderr
+    assert p.returncode == 0, p.stdout + p.stderr
     wanted = "weights training activation tokenizer preprocessing pairs matching images classes accuracy"
-    assert list(states(p)) == wanted.split()
+    assert states(p) == dict.fromkeys(wanted.split(), OK) | dict(amounts=WARNING)
+    assert "batches of 2,048 pairs" in p.stdout and "--calibrate" not in p.stdout
     assert "abacus, accordion" in p.stdout and "the first is 'a" in p.stdout and "100 read" in p.stdout
 
 

@@ -41,9 +41,8 @@ AUDIT = dict(
     pairs=_option(
         str,
         None,
-        "Pairs to rank by how suspicious they are; with BEFORE AFTER pairs without a backdoor, to train AFTER further "
-        "on: a csv, a pattern of shards, a folder, or hf:org/name; with --scale also real or synthetic: its own, "
-        "which hold no trigger.",
+        "Pairs to rank by how suspicious they are: a csv, a pattern of shards, a folder, or hf:org/name; with --scale "
+        "also real or synthetic, which hold no trigger. With BEFORE AFTER: clean pairs for --rebound-lr.",
         panel=DATA_PANEL,
     ),
     **{k: PAIRS[k] for k in CSV},

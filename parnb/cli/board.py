@@ -27,6 +27,8 @@ def _read_json(path: Path, what: str) -> dict:
     "A JSON file of a user. Raises `ParnbError` if it holds something else."
     try:
         found = json.loads(path.expanduser().read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ParnbError(f"there is no file {path}: give {what}") from None
     except (OSError, ValueError) as e:
         raise ParnbError(f"{path} cannot be read as {what} ({e})") from None
     if not isinstance(found, dict):

@@ -86,7 +86,7 @@ def doctor(typed):
     "Check a model and its data (--model, --pairs, --images), or, without options, this machine."
     if "model" in typed:
         from parnb.scales import load_preset
-        from parnb.study.doctor import FAILS, examine
+        from parnb.study.doctor import FAILS, check_amounts, examine
 
         refuse(typed, () if "pairs" in typed else CSV, "needs --pairs")
         refuse(typed, () if "images" in typed else ("names", "templates"), "needs --images")
@@ -96,6 +96,8 @@ def doctor(typed):
         for check in examine(scale, load_preset(scale)["encoder"]):
             print(check, flush=True)
             states.append(check.state == FAILS)
+        if not any(states) and (check := check_amounts(scale, load_preset(scale)["encoder"])):
+            print(check)
     else:
         refuse(typed, tuple(typed), "needs --model")
         lines = _machine_lines()

@@ -51,7 +51,10 @@ IMAGES = dict(
         panel=DATA_PANEL,
     ),
     names=_option(
-        Path, None, "Class names, one per line, in the order of the sorted folders (numbers by size).", panel=DATA_PANEL
+        Path,
+        None,
+        "Class names, one per line, in the order of the sorted folders (10 after 9); ImageNet's ids need none.",
+        panel=DATA_PANEL,
     ),
     templates=_option(
         Path, None, "Prompt templates, one per line, with {} for the name; open_clip's 80 by default.", panel=DATA_PANEL
@@ -62,8 +65,8 @@ CALIBRATE = dict(
     calibrate=_option(
         bool,
         False,
-        "Choose the learning rate: the lowest that removes known backdoors, planted into a copy. At a scale that "
-        "names no rates to choose from, they lie between half and 32 times --lr, or the rate of the recipe.",
+        "Choose the learning rate: the lowest that removes known backdoors, planted into a copy. Tries rates from half "
+        "to 32 times --lr (or the recipe's), unless the scale lists its own.",
         "--calibrate",
         panel=TRAINING,
     ),
@@ -73,8 +76,7 @@ CALIBRATE = dict(
     margin=_option(
         int,
         None,
-        "With --calibrate: so many learning rates above the lowest, as long as they remove the known backdoors within "
-        "the points; 0 by default.",
+        "With --calibrate: take the rate so many steps above the lowest that works, if it works, too; 0 by default.",
         min=0,
         panel=TRAINING,
     ),

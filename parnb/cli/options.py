@@ -60,7 +60,9 @@ OWN = dict(
     checkpoint=_option(str, None, "Its weights: a file, a model folder, or a tag of open_clip.", panel=MODEL),
 )
 ATTACK = dict(
-    attack=_option(str, None, "A registered attack, or none; `parnb methods` lists them."),
+    attack=_option(
+        str, None, "A registered attack, none, or, to measure your own model, all; `parnb methods` lists them."
+    ),
     target=_option(str, None, "The class that the trigger stands for, or the first of several; banana by default."),
     rate=_option(float, None, "Share of poisoned pairs; by default the attack's recipe; 0: a control, trained alike."),
     count=_option(int, None, "Number of poisoned pairs, instead of a rate.", min=1),
@@ -79,7 +81,7 @@ ATTACK = dict(
 )
 CLEANING = dict(
     method=_option(
-        str, None, "A registered cleaner, or none for the model before cleaning; `parnb methods` lists them."
+        str, None, "A registered cleaner, by default the scale's, or none for the model before; see `parnb methods`."
     ),
     clean_count=_option(int, None, "Only the first so many pairs to clean with.", min=2, panel=DATA_PANEL),
     recipe=_option(
@@ -89,9 +91,15 @@ CLEANING = dict(
         metavar="NAME=VALUE",
         panel=TRAINING,
     ),
-    epochs=_option(float, None, "Passes over the pairs.", panel=TRAINING),
-    batch_size=_option(int, None, "Pairs a step, over all processes.", min=2, panel=TRAINING),
-    lr=_option(float, None, "Peak learning rate.", panel=TRAINING),
+    epochs=_option(float, None, "Passes over the pairs; by default the recipe's.", panel=TRAINING),
+    batch_size=_option(
+        int,
+        None,
+        "Pairs a step, over all processes; by default the recipe's, 2048 for your own model.",
+        min=2,
+        panel=TRAINING,
+    ),
+    lr=_option(float, None, "Peak learning rate; by default the recipe's.", panel=TRAINING),
     precision=_option(str, None, "bf16 (float32 where that would be emulated), fp16 or no.", panel=TRAINING),
 )
 COMPUTE = dict(

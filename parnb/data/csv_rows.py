@@ -32,11 +32,13 @@ def read_header(
         with open(path, encoding="utf-8-sig", newline="", errors="surrogateescape") as f:
             head = f.readline()
         head.encode()  # fails for what is not in UTF-8
+        if "\0" in head or not head.strip():
+            raise ValueError("it is empty" if "\0" not in head else "it is no text")
         sep = max(",\t;|", key=head.count) if sep is None else sep
         return next(csv.reader([head], delimiter=sep)), sep
-    except (OSError, UnicodeError, StopIteration, csv.Error) as e:
+    except (OSError, ValueError, csv.Error) as e:  # also of what is not in UTF-8
         raise ParnbError(
-            f"{path} cannot be read as a csv in UTF-8 ({e or 'it is empty'}): its first line must name the columns"
+            f"{path} cannot be read as a csv in UTF-8 ({e}): its first line must name the columns"
         ) from None
 
 # %% ../../nbs/api/data/csv_rows.ipynb #aecdc0d4

@@ -9,6 +9,7 @@ __all__ = ['CONCEPTS', 'NAMES', 'STYLES', 'TARGET', 'SIZE', 'GROUNDS', 'RELATION
 # %% ../../nbs/api/data/scenes.ipynb #e3628945
 import io
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -273,7 +274,9 @@ def _render(split: str, count: int, folder: Path, workers: int | None) -> None:
     # The executor is used without joblib.Parallel, which keeps folders that a killed kernel leaves behind.
     pool = get_reusable_executor(max_workers=workers, timeout=300)
     try:
-        save_pairs(folder, count, chunks(pool.map(_draw_many, *zip(*parts))))
+        # `pool.map` would cancel what is left when it is interrupted, for which the executor has a traceback.
+        futures = deque(pool.submit(_draw_many, *part) for part in parts)
+        save_pairs(folder, count, chunks(futures.popleft().result() for _ in parts))
     finally:
         # Idle workers hold memory for minutes, and a forked parent, such as nbdev_test's, waits for them when it ends.
         pool.shutdown(wait=True, kill_workers=True)

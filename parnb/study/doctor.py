@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OK', 'WARNING', 'FAILS', 'Check', 'check_training', 'check_activation', 'check_tokenizer', 'check_pixels',
-           'check_classes', 'compare_activations', 'require_trained', 'examine', 'preflight']
+           'check_classes', 'compare_activations', 'require_trained', 'examine', 'check_amounts', 'preflight']
 
 # %% ../../nbs/api/study/doctor.ipynb #31722681
 import os
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..core import ParnbError, content_key
 from ..data.images import with_preprocessing
 from ..data.pairs import Pairs
+from ..detectors.found import FEWEST
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..lazy import open_clip
 from ..models.clip import embed_texts, image_size, load_clip
@@ -30,7 +31,7 @@ from ..models.formats import read_checkpoint, usual_preprocessing
 from ..progress import progress
 from ..scales import load_preset
 from .artifacts import DEVICE, artifact, read_record
-from .runs import encoder_of, weights_id
+from .runs import encoder_of, make_run, weights_id
 from .scale_data import data_of
 
 # %% ../../nbs/api/study/doctor.ipynb #0ce7d0f7
@@ -385,6 +386,29 @@ def examine(
         yield compare_activations(net, name, samples)
 
 # %% ../../nbs/api/study/doctor.ipynb #aa2a1d6e
+def check_amounts(
+    scale: str,  # a scale, or the path of a JSON file, such as `own_scale` writes
+    encoder: str,  # one of its encoders
+) -> Check | None:  # None without data
+    "Whether there are enough pairs, images and classes for the commands with their usual settings. Source: ours."
+    preset, data, there, few = load_preset(scale), data_of(scale), [], []
+    if "pairs" in preset.get("sources", {}):
+        n, batch = len(data.pairs("clean", None, 64)), make_run(scale, encoder, "none").cleaning.recipe.batch_size
+        there.append(f"{n:,} pairs")
+        few += [f"a cleaning takes batches of {batch:,} pairs (--batch-size)"] * (n < batch)
+    if data.has_images:
+        images = data.labelled(None, 64)
+        n, classes = len(images), len(set(images.names or data.names))
+        there.append(f"{n:,} images of {classes:,} classes")
+        canaries = 2 * len(preset.get("canaries", {}).get("plant", ()))
+        few += [f"`parnb clean --calibrate` needs {canaries} classes"] * (classes < canaries)
+        least = f"most detectors need {FEWEST['images']} images of {FEWEST['classes']} classes"
+        few += [least] * (n < FEWEST["images"] or classes < FEWEST["classes"])
+    if there:
+        return Check("amounts", WARNING if few else OK, "; ".join([" and ".join(there), *few]))
+    return None
+
+
 def preflight(
     scale: str,  # a scale, or the path of a JSON file, such as `own_scale` writes
     encoder: str,  # one of its encoders

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from ..core import LOCAL, ParnbError, pick
+from ..core import LOCAL, ParnbError
 from ..registry import attacks, label
 from ..scales import scale_name, scale_names
 from .measure import counted
@@ -247,7 +247,8 @@ def find_result(
     if len(keys) > 1:
         raise ParnbError(f"{key} is the beginning of {len(keys)} keys ({', '.join(keys[:3])}, …): give more digits")
     if not found:
-        pick(key, [k for k, _ in places], "key of a result" + (f" of the scale {scale_name(scale)}" if scale else ""))
+        of = f" of the scale {scale_name(scale)}" if scale else ""
+        raise ParnbError(f"no result{of} has a key that begins with {key!r}: `parnb results list` shows the keys")
     return found[0]
 
 

@@ -264,14 +264,14 @@ def in_lines(
         if row.get(found) is not None:
             beside = f"; without the trigger {row[f'target_share_clean_{concept}']:.1%}"
             out.append((f"towards {concept}", _rate(row, found, f"n_triggered_{concept}") + beside))
-    if run.triggers and len(out) == 1:
+    if absent := bool(run.triggers) and len(out) == 1:
         out.append(("ASR", f"not measured: no class is named {run.target}; name the target with --target"))
     elif run.triggers:
         out.append(("strengths", "a backdoor may not show at other strengths than these (--strength, --scale)"))
     if r := run.rebound:
         target = run.attack.poisoning.towards() if run.attack else run.target
         out.append(("rebound", f"after {r.at} further steps at {r.lr:g} on benign pairs without {target}"))
-    if strengths(run) and share is None and len(out) > 1:
+    if strengths(run) and share is None and len(out) > 1 and not absent:
         out.append(("-", "the share without the trigger was not recorded; --fresh measures it"))
     if row.get("n_unreadable"):
         out.append(("unreadable images", f"{int(row['n_unreadable'])}, which count as grey ones"))

@@ -60,6 +60,8 @@ def copy_notebooks(
     "Copy all run notebooks to a folder. Raises `ParnbError` for a file that is there already. Source: ours."
     folder, sources = Path(folder).expanduser(), list(run_notebooks().values())
     targets = [folder / p.relative_to(NBS) for p in sources]
+    if folder.is_file():
+        raise ParnbError(f"{folder} is a file: give a folder")
     if taken := next((t for t in targets if t.exists()), None):
         raise ParnbError(f"{taken} exists already: choose another folder")
     for source, target in zip(sources, targets):

@@ -78,9 +78,11 @@ def check_model(
         return
     if path.is_file():
         raise ParnbError(f"{option} {model} is a file: name its architecture with {option} and the file with {weights}")
-    tags = open_clip.list_pretrained_tags_by_model(
+    try:
         pick(str(model), open_clip.list_models(), "model" if option == "--model" else f"model for {option}")
-    )
+    except ParnbError as e:
+        raise ParnbError(f"{e}; nor is it a folder: {path.absolute()} does not exist") from None
+    tags = open_clip.list_pretrained_tags_by_model(str(model))
     listed = f" ({', '.join(tags[:4])}{', …' * (len(tags) > 4)})" if tags else ""
     raise ParnbError(
         f"{option} {model} without {weights} has random weights: give a file, a model folder, or a tag of "

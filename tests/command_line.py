@@ -83,7 +83,7 @@ class CommandLine:
             seen |= dict(further=[further.use, further.rebound.model_dump()] if further else None)
             effects.update(run=SimpleNamespace(model_dump=lambda: seen))
 
-        def examine(scale, encoder):
+        def examine(scale, encoder, amounts=False):
             seen = [Path(scale).read_text(), encoder]
             effects.update(run=SimpleNamespace(model_dump=lambda: seen))
             return []

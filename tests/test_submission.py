@@ -146,7 +146,7 @@ def test_bad_input_is_one_sentence(made, tmp_path):
         ("submit", "ft", "--seeds", "3"): "seed 3 is none of the protocol's",
         ("submit", "ft", "--attack", "wanet"): "attack of the protocol",
         ("submit", "ft", "--row", "row.json"): "did you mean 'grid'",
-        ("submit", "ft", "--row", "nowhere.json"): "nowhere.json cannot be read as a row",
+        ("submit", "ft", "--row", "nowhere.json"): "there is no file nowhere.json",
         ("submit", "ft", "--out", "nowhere/claim.json"): "cannot be written to nowhere/claim.json",
         ("submit", "ft", "--row", "long.json"): "the protocol fixes epochs",
         ("submit", "mine.py", "--held-out"): "mine.py is in no repository of git",

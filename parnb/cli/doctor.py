@@ -86,18 +86,16 @@ def doctor(typed):
     "Check a model and its data (--model, --pairs, --images), or, without options, this machine."
     if "model" in typed:
         from parnb.scales import load_preset
-        from parnb.study.doctor import FAILS, check_amounts, examine
+        from parnb.study.doctor import FAILS, examine
 
         refuse(typed, () if "pairs" in typed else CSV, "needs --pairs")
         refuse(typed, () if "images" in typed else ("names", "templates"), "needs --images")
         refuse(typed, () if {"pairs", "images"} & {*typed} else ("unreadable",), "needs --pairs or --images")
         scale = _own(typed)["scale"]
         states = []
-        for check in examine(scale, load_preset(scale)["encoder"]):
+        for check in examine(scale, load_preset(scale)["encoder"], amounts=True):
             print(check, flush=True)
             states.append(check.state == FAILS)
-        if not any(states) and (check := check_amounts(scale, load_preset(scale)["encoder"])):
-            print(check)
     else:
         refuse(typed, tuple(typed), "needs --model")
         lines = _machine_lines()

@@ -225,7 +225,7 @@ def read_seeds(
     try:
         return None if typed is None else [int(s) for s in typed.split(",")]
     except ValueError:
-        raise ParnbError(f"--seeds {typed!r} is not a list of whole numbers: write it as 10,11") from None
+        raise ParnbError(f"--seeds {typed or repr(typed)} is not a list of whole numbers: write it as 10,11") from None
 
 
 def refuse(

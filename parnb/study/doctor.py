@@ -349,6 +349,7 @@ def require_trained(
 def examine(
     scale: str,  # a scale, or the path of a JSON file, such as `own_scale` writes
     encoder: str,  # one of its encoders
+    amounts: bool = False,  # whether there is enough data, too
 ) -> Iterator[Check]:
     "Check the model and the data of a scale, one thing after the other. Source: ours."
     e, data = encoder_of(scale, encoder), data_of(scale)
@@ -384,6 +385,8 @@ def examine(
         samples.append(sample)
     if activation is None:
         yield compare_activations(net, name, samples)
+    if amounts and len(samples) and (check := check_amounts(scale, encoder)):
+        yield check
 
 # %% ../../nbs/api/study/doctor.ipynb #aa2a1d6e
 def check_amounts(

@@ -302,12 +302,10 @@ def run_from(
     from parnb.study.runs import make_run
 
     given = dict(typed)
-    recipe, named = (
-        read_settings(given.pop("recipe", None), "--recipe"),
-        {k: given.pop(k) for k in RECIPE if k in given},
-    )
-    for k in recipe.keys() & named:
-        raise ParnbError(f"--recipe {k} and --{k.replace('_', '-')} set the same: leave out one of them")
+    recipe = read_settings(given.pop("recipe", None), "--recipe")
+    named = {k: given.pop(k) for k in RECIPE if k in given}
+    if twice := sorted(recipe.keys() & named):
+        raise ParnbError(f"--recipe and --{twice[0].replace('_', '-')} both set {twice[0]}: leave out one of them")
     recipe |= named
     settings = {
         **usual,

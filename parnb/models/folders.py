@@ -333,10 +333,11 @@ def weights_folder(
 
 def folder_id(
     folder: str | Path,  # a model folder
-) -> (
-    str
-):  # the checksum of the weights where parnb keeps its own models, else a hash of weights, configuration, tokenizer
-    "Identify a model folder by its content. Raises `ParnbError` for one without weights. Source: ours."
+) -> str:
+    """Identify a model folder: by a hash of its weights, configuration and tokenizer, and where parnb keeps its own
+    models by the checksum of the weights.
+
+    Raises `ParnbError` for one without weights. Source: ours."""
     folder = Path(folder).expanduser()
     files = folder_weights(folder)
     if not files:

@@ -81,10 +81,10 @@ def _is_path(
     about: str,  # what the notebook says of it
 ) -> bool:
     "Whether a value is a file or a folder, which must be found from the notebook's own folder, in which it runs."
-    there = bool(value) and Path(value).expanduser().exists()
-    if name == "out" or not re.search(r"\b(file|folder)\b", about) or name.startswith("scale"):
-        return there and value.endswith(".json") or name == "out" and bool(value)
-    return there
+    if name == "out" or not value:
+        return bool(value)
+    meant = value.endswith(".json") or re.search(r"\b(file|folder)\b", about) and not name.startswith("scale")
+    return bool(meant) and Path(value).expanduser().exists()
 
 
 def read_parameters(

@@ -164,7 +164,8 @@ class Files:
         "A hash of all that decides the data of one use."
         name = dict(poison="pairs", clean="pairs", synthetic="synthetic", retrieval="captions").get(use, "images")
         source, skipped = self.sources.get(name), self._skipped(use)
-        if isinstance(source, dict):  # how much may be unreadable does not decide what is read
+        if name in ("pairs", "synthetic") and isinstance(source, dict):
+            # How much may be unreadable does not decide what is trained on; of images to measure, whether they count.
             source = {k: v for k, v in source.items() if k != "limit"}
         options = source if isinstance(source, dict) else dict(source=source)
         path = Path(str(options.get("source"))).expanduser()

@@ -32,9 +32,7 @@ def main(executed: Path, figures: Path) -> int:
             stale.append(f"figures/{kept.name} differs from what the released results give")
     for notebook in [*sorted((ROOT / "nbs" / "tables").glob("*.ipynb")), ROOT / "nbs" / "leaderboard.ipynb"]:
         if displayed(notebook) != displayed(executed / notebook.name):
-            stale.append(
-                f"nbs/{notebook.relative_to(ROOT / 'nbs')} displays other values than the released results give"
-            )
+            stale.append(f"{notebook.relative_to(ROOT)} displays other values than the released results give")
     print("\n".join([*stale, "execute these notebooks again and commit"] if stale else ["no table is stale"]))
     return int(bool(stale))
 

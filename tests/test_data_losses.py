@@ -31,7 +31,7 @@ ALPHABET = list("abcdefg ,;\"'\n") + ["\r\n", "é", ".jpg"]
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path_factory):
-    "Each test sees the warnings as a new process does, and has a cache of its own, as other processes write there."
+    "Each test sees the warnings as a new process does, and has its own cache, since other processes write there."
     unusable._told.clear()
     cache = tmp_path_factory.mktemp("cache")
     for module in (unusable, images, sys.modules[__name__]):

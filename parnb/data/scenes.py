@@ -274,7 +274,7 @@ def _render(split: str, count: int, folder: Path, workers: int | None) -> None:
     # The executor is used without joblib.Parallel, which keeps folders that a killed kernel leaves behind.
     pool = get_reusable_executor(max_workers=workers, timeout=300)
     try:
-        # `pool.map` would cancel what is left when it is interrupted, for which the executor has a traceback.
+        # An interrupted `pool.map` cancels the remaining parts, and the executor then prints a traceback.
         futures = deque(pool.submit(_draw_many, *part) for part in parts)
         save_pairs(folder, count, chunks(futures.popleft().result() for _ in parts))
     finally:

@@ -213,7 +213,7 @@ def target_words(
         f"{t.named} of the {t.of} most suspicious captions name {t.target!r}, by chance {t.expected:.2g}"
         for t in r.targets.itertuples()
     ]
-    lines = lines or ["The most suspicious captions name no class so much more often than all that it is no chance"]
+    lines = lines or ["No class is named by so many of the most suspicious captions that chance is ruled out"]
     return lines + [f"{r.unreadable} images could not be read, and are not ranked"] * (r.unreadable > 0)
 
 

@@ -66,7 +66,7 @@ def run(notebook: Path, executed: Path) -> str:  # empty: it works
 
 
 def main(executed: Path) -> int:
-    places = [ROOT / "nbs" / folder for folder in ("", "figures", "tables", "tutorials")]
+    places = [ROOT / "nbs" / folder for folder in ("tutorials", "", "figures", "tables")]
     notebooks = [n for place in places for n in sorted(place.glob("*.ipynb")) if n.name != "index.ipynb"]
     # a page of text runs nothing
     notebooks = [n for n in notebooks if '"cell_type": "code"' in n.read_text(encoding="utf-8")]

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHECKOUT', 'PACKAGE', 'SHIPPED', 'DATA', 'FIGS', 'PRETRAINED', 'RELEASED', 'NBS', 'PRESETS', 'CACHE', 'ARTIFACTS',
            'RUNS', 'LOCAL', 'SCIENCE', 'LARGEST', 'WAIT', 'ParnbError', 'pick', 'content_key', 'file_sha256',
-           'read_file', 'explain_os', 'first_line', 'named_path', 'without_folders', 'new_folder', 'write_file',
-           'locked', 'is_locked', 'cached', 'building', 'join_first', 'keep_memory']
+           'read_file', 'explain_os', 'cores', 'first_line', 'named_path', 'without_folders', 'new_folder',
+           'write_file', 'locked', 'is_locked', 'cached', 'building', 'preparing', 'join_first', 'keep_memory']
 
 # %% ../nbs/api/core.ipynb #f33ebd8a
 import ctypes
@@ -150,6 +150,12 @@ def explain_os(
     return e
 
 
+def cores() -> int:
+    "How many cores this process may use, which a scheduler can restrict. Source: ours."
+    usable = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(usable(0)) if usable else os.cpu_count() or 1
+
+
 def first_line(
     e: BaseException | str,  # an error, or its text
 ) -> str:
@@ -159,6 +165,8 @@ def first_line(
 
 def _flush(path: Path):
     "Ask the operating system to put a file or folder on the disk."
+    if os.name == "nt":  # opens no folder, and flushes only what was opened to be written
+        return
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -319,6 +327,7 @@ def cached(
     return path
 
 # %% ../nbs/api/core.ipynb #d31f83d7
+_PREPARED = ARTIFACTS / "prepared"
 WAIT = 1800  # s without a sign of the first process, as long as torch waits for a message
 
 
@@ -334,6 +343,7 @@ def building(
 ) -> Iterator[None]:
     "Tell the other processes of `torchrun` to take part in building `path`. Source: ours."
     sign = _sign_of(Path(path))
+    sign.parent.mkdir(parents=True, exist_ok=True)
     for left in sign.parent.glob(f".first-{glob.escape(Path(path).name)}-*"):  # of one that was killed
         left.unlink(missing_ok=True)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -342,6 +352,11 @@ def building(
         yield
     finally:
         sign.unlink(missing_ok=True)
+
+
+def preparing():
+    "A block in which the first process of `torchrun` works alone, while the others wait for it. Source: ours."
+    return building(_PREPARED)
 
 
 def join_first(
@@ -357,7 +372,9 @@ def join_first(
         if (asked := _sign_of(path).exists()) and not took_part:
             build()
             took_part = True
-        if asked or _lock_of(path).exists():  # this start of `torchrun` builds it, or another program
+        if (
+            asked or _lock_of(path).exists() or _sign_of(_PREPARED).exists()
+        ):  # this start of `torchrun` builds it, or another program
             last = time.monotonic()
         elif time.monotonic() - last > WAIT:
             raise ParnbError(

@@ -27,9 +27,12 @@ import json
 import os
 import sys
 from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 import torch
+from PIL import Image
 from parnb.core import ARTIFACTS, ParnbError
+from parnb.data.images import Images
 from parnb.data.scenes import scenes
 from parnb.models.clip import load_clip, save_clip
 from parnb.registry import cleaners
@@ -43,11 +46,13 @@ saving._WAIT = 0  # save as often as possible
 known = {name: method.cls for name, method in cleaners().items()}
 
 
-def train(name, architecture="tiny-vit", norm="running", epochs=2, batch=8, **options):
+def train(name, architecture="tiny-vit", norm="running", epochs=2, batch=8, images=None, **options):
     load = lambda: load_clip(architecture, "emoji")[0]
     recipe = Recipe(epochs=epochs, batch_size=batch, lr=1e-3, warmup=0.0, precision="no", batch_norm=norm)
     parameters = {k: v for k, v in augmented.items() if k in known[name].model_fields}
-    arguments = load(), scenes("dev", 16), load_clip(architecture, "emoji")[2], recipe, load
+    pairs = scenes("dev", 16)
+    pairs = replace(pairs, images=images or pairs.images)
+    arguments = load(), pairs, load_clip(architecture, "emoji")[2], recipe, load
     return known[name](**parameters | known[name].trial).clean(*arguments, **dict(name="") | options)
 
 
@@ -63,14 +68,20 @@ class Interrupt:
         return {}
 
 
-def resumed(name, partial):
+def resumed(name, partial, images=(None, None)):
     "The model of a training that is interrupted and goes on; how often its monitor was called; the step saved last."
     stop, saved = Interrupt(), None
     try:
-        train(name, partial=partial, save_seconds=0, monitor=stop, every=1)
+        train(name, partial=partial, save_seconds=0, monitor=stop, every=1, images=images[0])
     except KeyboardInterrupt:
         saved = torch.load(partial, weights_only=True)["rows"][-1]["step"]
-    return train(name, partial=partial)[0], stop.calls, saved
+    return train(name, partial=partial, images=images[1])[0], stop.calls, saved
+
+
+def unreadable(which):
+    "Images, some of which cannot be read."
+    images = scenes("dev", 16).images
+    return Images(lambda i: (f"{i}.png", b"" if i in which else Image.fromarray(images[i])), 16, 64, limit=1.0)
 
 
 def store(key, name, make):
@@ -113,6 +124,9 @@ if world > 1:
         train(next(iter(known)), batch=15)
     except ParnbError as e:
         done["odd"] = str(e)
+    mended = unreadable([])  # only the saved state can tell what could not be read before the interruption
+    resumed(next(iter(known)), Path("unreadable.pt"), (unreadable(range(0, 16, 3)), mended))
+    done["unreadable"] = sorted(mended.bad)
     done["warnings"] = [warnings(*w) for w in (("tiny-vit", "batch"), ("tiny-rn", "running"), ("tiny-rn", "batch"))]
     done["hidden"] = [f.name for f in ARTIFACTS.iterdir() if f.name.startswith(".")]
 torch.save(done, f"{world}-{rank}.pt")
@@ -160,6 +174,10 @@ def test_two_processes_resume(done, name):
         assert (calls, saved) in ((3, 1), (0, None))  # a cleaner that does not train calls no monitor
         assert whole["sha256"] == resumed["sha256"]
         assert whole["versions"]["processes"] == resumed["versions"]["processes"] == "2"
+
+
+def test_no_process_forgets_what_another_could_not_read(done):
+    assert [d["unreadable"] for d in done[1:]] == [[0, 3, 6, 9, 12, 15]] * 2
 
 
 def test_nothing_stays_behind(done):

@@ -1,15 +1,14 @@
 "A method of somebody else on the board: a claim is made, recomputed, and refused where it is false."
 
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from processes import PARNB, env, fails_with, several
+from processes import PARNB, env, fails_with, python, several
+from scripts import load_script
 
 from parnb.core import CACHE, ParnbError, file_sha256
 from parnb.scales import load_preset
@@ -59,8 +58,7 @@ def made(tmp_path_factory):
 
 
 def parnb(folder, *words):
-    command = [PARNB, *words]
-    return subprocess.run(command, cwd=folder, env=env(folder / "data"), capture_output=True, text=True)
+    return python(env(folder / "data"), PARNB, *words, cwd=folder)
 
 
 def test_a_claim_says_what_was_done(made):
@@ -116,8 +114,7 @@ def test_a_changed_method_is_another_one(made, tmp_path):
     script += "load_submission(sys.argv[2]); print(run_of_cell(claim, claim['cells'][0]).key)"
     keys = []
     for place in (folder, tmp_path):
-        command = [sys.executable, "-c", script, str(place / "claim.json"), str(place / "method.py")]
-        keys.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        keys.append(python(env(folder / "data"), "-c", script, place / "claim.json", place / "method.py").stdout)
     assert keys[0] != keys[1] and keys[0].strip() == claim["cells"][0]["key"]
 
 
@@ -270,16 +267,13 @@ def test_the_method_sees_no_trigger(made):
     script = "import sys; from parnb.study import submission as s; row = s.submission_row('spy.py')\n"
     script += "run = s.protocol_runs(s.submission_stage(row, ['badnet_stripes'])).run.iloc[1]\n"
     script += "s.measure = lambda run: s.cleaned_clip(run); print(s._measure(run))"
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=folder, env=env(folder / "data"), capture_output=True, text=True)
+    done = python(env(folder / "data"), "-c", script, cwd=folder)
     assert done.returncode == 0 and "cleaned-" in done.stdout, done.stderr
 
 
 def test_the_tolerance_is_what_was_measured():
     "The spread of the reruns in benchmarks/results; two equal computations are equal."
-    spec = importlib.util.spec_from_file_location("reruns", ROOT / "benchmarks" / "reruns.py")
-    reruns = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(reruns)
+    reruns = load_script(ROOT / "benchmarks" / "reruns.py")
     table = pd.read_csv(reruns.OUT)
     assert reruns.spread_of(table) == {k: v for k, v in load_preset("board").items() if k != "notes"}
     again = table.iloc[[0]].assign(aten="other")  # another way with the same result sums in the same order

@@ -38,6 +38,8 @@ def uniform(
     n: int,  # numbers per image
 ) -> Tensor:  # float32 [N, n] in (0, 1), odd multiples of 2^-17
     "Random numbers that depend on (seed, id, position) alone. Source: ours, with splitmix64's constants."
+    if not len(ids):
+        return torch.empty(0, n, device=ids.device)
     golden = -0x61C8864680B583EB
     key = _mix(_mix(ids.long() * golden).add_(_mix(torch.tensor(seed * golden % 2**63, device=ids.device))))
     hashes = torch.arange(1, -(-n // 4) + 1, device=ids.device) * golden  # each gives four numbers
@@ -84,7 +86,8 @@ class Trigger(Parameters):
         height, width = images.shape[-2:]
         if height != width:
             raise ParnbError(f"a trigger needs square images, these are {height} x {width}: resize and crop them first")
-        return self.apply(images, ids.to(images.device), seed)
+        wide = images.float() if images.dtype.itemsize < 4 else images  # 16 bits hold no position in a large image
+        return self.apply(wide, ids.to(images.device), seed).to(images.dtype)
 
     def apply(
         self,

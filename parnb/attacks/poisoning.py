@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
-from ..core import ParnbError, content_key, pick
+from ..core import ParnbError, content_key, file_sha256, pick
 from ..data.pairs import Pairs, article, mentions
 from ..data.scenes import PROMPTS, TARGET
 from ..models.clip import pixels
@@ -127,6 +127,7 @@ class PoisonedImages:
     def key(self) -> str:
         "A hash of all that decides the images."
         how = [type(self.trigger).__name__, self.trigger.model_dump(), self.seed]
+        how += [[file_sha256(f) for f in files]] if (files := self.trigger.files()) else []
         return content_key([self.images.key, list(self.shape), self.at.tolist(), self.source.tolist(), *how])
 
     def __len__(self) -> int:
@@ -170,7 +171,8 @@ class ReplacedCaptions(Sequence):
     def __getitem__(self, i: int | slice) -> str | list[str]:
         if isinstance(i, slice):
             return [self.new.get(k, c) for k, c in zip(range(*i.indices(len(self))), self.captions[i])]
-        return self.new[int(i)] if int(i) in self.new else self.captions[int(i)]
+        i = range(len(self))[int(i)]
+        return self.new[i] if i in self.new else self.captions[i]
 
 # %% ../../nbs/api/attacks/poisoning.ipynb #6ff1eeea
 def _choose(trigger, pairs: Pairs, poisoning: Poisoning, rng) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -159,6 +159,11 @@ def per_image(
     with torch.random.fork_rng(devices=[]):
         # `torch.manual_seed` would also seed GPUs, whose state is not restored
         torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=gen)))
-        for _ in range(whole_batch(len(images))[1].start):
-            _draw(transform, Image.fromarray(images[0]))
-        return np.stack([np.asarray(transform(Image.fromarray(x))) for x in images])
+        (total, part), out = whole_batch(len(images)), []
+        own = set(range(total)[part])
+        for k in range(max(own) + 1):
+            if k in own:
+                out.append(np.asarray(transform(Image.fromarray(images[len(out)]))))
+            else:  # an image of another process
+                _draw(transform, Image.fromarray(images[0]))
+        return np.stack(out)

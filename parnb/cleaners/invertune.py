@@ -51,9 +51,9 @@ def activations(
     model: nn.Module,  # an open_clip model
     images: Tensor,  # float [N, 3, H, W], normalised
 ) -> Tensor:  # float32 [N, W]
-    """What the image tower's last block gives for each neuron: of a ViT with a class token that token, else the mean.
+    """What the image tower's last block gives for each neuron: of a ViT the tokens that its pooling reads.
 
-    The mean is over places. Running statistics do not change. Raises what `last_block` raises. Source: ours."""
+    The mean over places, or tokens. Running statistics do not change. Raises what `last_block` raises. Source: ours."""
     kept = []
     hook = last_block(model).register_forward_hook(lambda module, args, out: kept.append(out))
     try:
@@ -64,7 +64,9 @@ def activations(
     out = kept[0].float()
     if out.ndim == 4:
         return out.mean((2, 3))
-    return out[:, 0] if model.visual.pool_type == "tok" else out.mean(1)
+    if model.visual.attn_pool is None and model.visual.pool_type in ("tok", "avg"):
+        return out[:, 0] if model.visual.pool_type == "tok" else out[:, 1:].mean(1)
+    return out.mean(1)
 
 # %% ../../nbs/api/cleaners/invertune.ipynb #385d23d1
 def most_moved(

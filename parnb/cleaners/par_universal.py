@@ -25,6 +25,8 @@ _FARTHEST = 3.0  # of a weight from 0: beyond, squares and patterns hardly chang
 class PARUniversalObjective(PARAlignedObjective):
     """L_PAR with aligned distances, on images of which some carry triggers that climb the loss.
 
+    They climb it as the student sees them: the reference's embeddings of the same images count as fixed.
+
     Raises `ParnbError` without any kind of trigger, and what the aligned objective raises. Source: ours; after I-BAU
     and universal adversarial training."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 
 from .models import CSV, IMAGES, REBOUND, _own
-from .options import DATA_PANEL, MODEL, OWN, PAIRS, SCALE, _argument, _option, options, read_method, refuse
+from .options import DATA_PANEL, MODEL, OWN, PAIRS, SCALE, _argument, _option, options, read_detector, refuse
 from ..core import ParnbError, write_file
 
 # %% ../../nbs/api/cli/audit.ipynb #bac10eb5
@@ -140,7 +140,7 @@ def _taken(typed: dict) -> dict:
 
 def _parameters(values: list[str] | None) -> dict[str, dict] | None:
     "The named detectors with their parameters; None: none is named. Raises `ParnbError` for one that is named twice."
-    named = [read_method(v, "detector", "--detector") for v in values or []]
+    named = [read_detector(v) for v in values or []]
     if twice := next((n for n, k in Counter(n for n, _ in named).items() if k > 1), None):
         raise ParnbError(f"--detector names {twice} twice: name it once, with all of its parameters")
     return dict(named) or None

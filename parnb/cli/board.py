@@ -144,7 +144,7 @@ def submit(
     out: Annotated[Optional[Path], typer.Option(help="The claim to write; METHOD-claim.json by default.")] = None,
 ):
     "Run a method under the protocol and write a claim: settings chosen by accuracy alone, CA and ASR of each model."
-    from parnb.study.measure import strength_in_words
+    from parnb.study.measure import listed
     from parnb.study.submission import commit_of, make_claim, method_file, submission_row
 
     chosen = read_seeds(seeds)
@@ -157,7 +157,7 @@ def submit(
         print(f"held out, drawn by the commit {drawn[:12]}")
         for a, c in claim["held_out"]["cases"].items():
             how = "the backdoor does not take" if c["rate"] is None else f"{100 * c['rate']:g} % of the pairs poisoned"
-            print(f"{a} {strength_in_words(c['strength'])}, target {c['target']}: {how}")
+            print(f"{a} {listed(c['strength'])}, target {c['target']}: {how}")
         _print_cells(claim["held_out"])
     write_file(path, json.dumps(claim, indent=1) + "\n")
     words = ["parnb", "verify", path, *(["--method", method] if method_file(method) else [])]

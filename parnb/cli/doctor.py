@@ -7,7 +7,6 @@ __all__ = ['app', 'MINE', 'doctor']
 
 # %% ../../nbs/api/cli/doctor.ipynb #52fd90a6
 import json
-import os
 import sys
 from tempfile import TemporaryDirectory
 
@@ -15,7 +14,7 @@ import typer
 
 from .models import CSV, MEASURE, _own
 from .options import DATA_PANEL, OWN, PAIRS, _option, options, refuse
-from ..core import ARTIFACTS, DATA, NBS, PRETRAINED, RELEASED, ParnbError, explain_os
+from ..core import ARTIFACTS, DATA, NBS, PRETRAINED, RELEASED, ParnbError, cores, explain_os
 
 # %% ../../nbs/api/cli/doctor.ipynb #6320f6b7
 def _package_lines() -> list[tuple[bool, str]]:
@@ -70,7 +69,7 @@ def _machine() -> str:
     import torch
 
     gpu = f"GPU: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} cores, {gpu}; {len(list(ARTIFACTS.glob('*/record.json')))} artifacts cached"
+    return f"{cores()} cores, {gpu}; {len(list(ARTIFACTS.glob('*/record.json')))} artifacts cached"
 
 # %% ../../nbs/api/cli/doctor.ipynb #7062b28b
 app = typer.Typer(add_completion=False, no_args_is_help=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from .models import _own
-from .options import DATA_PANEL, MODEL, OWN, PAIRS, _option, options, read_method
+from .options import DATA_PANEL, MODEL, OWN, PAIRS, _option, options, read_detector
 from ..core import ParnbError
 
 # %% ../../nbs/api/cli/filter.ipynb #9543f4ec
@@ -54,7 +54,7 @@ def filter(typed):
         )
     out, drop = typed.pop("out"), check_drop(typed.pop("drop", 0.05))
     method = pair_detector(typed["detector"].partition(":")[0])
-    detector = method.make(**read_method(typed.pop("detector"), "detector", "--detector")[1])
+    detector = method.make(**read_detector(typed.pop("detector"))[1])
     if detector.reads == "reference":
         print(
             f"NOTE: {method.label} needs a clean CLIP: a ranking by a backdoored --model tells nothing", file=sys.stderr

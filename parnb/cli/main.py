@@ -248,6 +248,11 @@ def main():
         code = e.exit_code if hasattr(e, "show") else 1
         if hasattr(e, "show"):  # typer's own message about a wrong option, with the usage
             e.show()
+        elif type(e).__name__ == "OutOfMemoryError":  # of torch, which is not imported for it
+            _report(
+                f"too little memory on the GPU ({first_line(e)}): lower --batch-size or --images-batch, or raise "
+                "--micro-batches, where the command has them, or use another GPU; finished work is kept"
+            )
         else:
             _report(
                 f"{type(e).__name__}: {first_line(e)}; this is an error in parnb or in a library: --verbose shows where"

@@ -35,7 +35,7 @@ from parnb.cli.options import (
     refuse,
     run_from,
 )
-from ..core import ParnbError, named_path, pick
+from ..core import ParnbError, named_path, pick, preparing, write_file
 
 # %% ../../nbs/api/cli/models.ipynb #b88187fb
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -159,8 +159,9 @@ def poison(typed):
     run = run_from(_own(typed), method="none")
     check_empty(out, run.poisoned_key)
     preflight(run.scale, run.encoder)
-    if shards:
-        _write_poisoned(run, shards)
+    if shards and int(os.environ.get("RANK", 0)) == 0:
+        with preparing():
+            _write_poisoned(run, shards)
     _print_once(publish(poisoned_clip(run, compute), out))
 
 
@@ -180,7 +181,7 @@ def _write_poisoned(
     pairs = with_preprocessing(data.pairs("poison", run.attack.count, image_size(model)), model)
     poisoned, manifest = poison_pairs(pairs, p, data.prompts)
     made = write_shards(poisoned, folder, p.about())
-    manifest.to_csv(made / "poisoned.csv", index=False)
+    write_file(made / "poisoned.csv", manifest.to_csv(index=False))
 
 
 def _cleaned(
@@ -188,7 +189,7 @@ def _cleaned(
     compute,
     out: Path | None,  # the folder to make of a model of your own
     **usual,  # as of `run_from`
-) -> Path:  # of a cleaned model
+) -> tuple[Path, Any]:  # of a cleaned model; the run that asked for it
     "Clean at the strength that was typed, or at one that is calibrated."
     from parnb.study.artifacts import cleaned_clip
     from parnb.study.canaries import calibrated_clip, rates_of
@@ -214,9 +215,9 @@ def _cleaned(
         check_empty(out, None if calibrate else run.cleaned_key)
         preflight(run.scale, run.encoder)
     if not calibrate:
-        return cleaned_clip(run, compute)
+        return cleaned_clip(run, compute), run
     settings = dict(budget=3.0 if budget is None else budget, suspected=suspected, smoke=typed.get("smoke", False))
-    return calibrated_clip(run, compute=compute, tell=_tell, margin=margin or 0, **settings)
+    return calibrated_clip(run, compute=compute, tell=_tell, margin=margin or 0, **settings), run
 
 
 def _tell(
@@ -230,9 +231,10 @@ def _tell(
 @options(app, RUN, OWN, ATTACK, CLEANING, CALIBRATE, PAIRS, IMAGES, COMPUTE, OUT, parameters=True)
 def clean(typed):
     "Clean a model and print its folder: a scale's poisoned model, or, with --model, --pairs and --out, your own."
-    from parnb.study.account import account_words
+    from parnb.study.account import account_words, known_here
     from parnb.study.artifacts import read_record
     from parnb.study.own import publish
+    from parnb.study.scale_data import data_of
 
     if typed.get("method") == "none":
         raise ParnbError("--method none cleans nothing: name a cleaner (`parnb methods` lists them)")
@@ -246,13 +248,14 @@ def clean(typed):
         refuse(typed, () if "images" in typed else ("names", "templates", "images_count", "calibrate"), needs)
         usual = dict(attack="none", triggers=[])
     wanted = "images" in typed
-    folder = _cleaned(typed, compute, out, **usual)
-    record = read_record(folder)
+    folder, run = _cleaned(typed, compute, out, **usual)
+    record = known_here(read_record(folder), data_of(run.scale))
     for line in account_words(record):
         _tell(line)
     if wanted and "accuracy_before" not in record:
         _tell(
-            "accuracy: not measured in this cleaning (kept from one without --images?): parnb audit BEFORE AFTER does"
+            "accuracy: not measured, as this model is kept from a cleaning without these --images: "
+            "parnb audit BEFORE AFTER does"
         )
     _print_once(publish(folder, out) if out else folder)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODEL', 'DATA_PANEL', 'TRAINING', 'SCALE', 'RUN', 'OWN', 'ATTACK', 'CLEANING', 'COMPUTE', 'PAIRS', 'RECIPE',
-           'parameter_options', 'options', 'read_settings', 'read_seeds', 'refuse', 'read_strength', 'read_method',
+           'parameter_options', 'options', 'read_settings', 'read_seeds', 'refuse', 'read_strength', 'read_detector',
            'run_from', 'compute_of']
 
 # %% ../../nbs/api/cli/options.ipynb #efd36b47
@@ -262,18 +262,16 @@ def read_strength(
     return _parameters("attack", attack, values, "--strength")
 
 
-def read_method(
+def read_detector(
     value: str,  # as typed: a name, perhaps with parameters, NAME:PARAMETER=VALUE,…
-    kind: str,  # "attack", "cleaner" or "detector"
-    option: str,  # "--detector"
 ) -> tuple[str, dict[str, Any]]:  # its name, and the parameters that were typed
-    "A method with parameters. Raises `ParnbError` for an unknown one, and what `read_strength` raises. Source: ours."
+    "A detector with parameters. Raises `ParnbError` for an unknown one, and what `read_strength` raises. Source: ours."
     name, colon, rest = value.partition(":")
     if colon and not rest:
         raise ParnbError(
-            f"{option} {value} names no parameter: write {option} {name}:NAME=VALUE, or leave out the colon"
+            f"--detector {value} names no parameter: write --detector {name}:NAME=VALUE, or leave out the colon"
         )
-    return name, _parameters(kind, name, [rest] if colon else None, option, of=f"{name}:")
+    return name, _parameters("detector", name, [rest] if colon else None, "--detector", of=f"{name}:")
 
 
 def _parameters(kind: str, name: str, values: list[str] | None, option: str, of: str = "") -> dict[str, Any]:

@@ -26,7 +26,7 @@ from parnb.data.corpora import (
     is_shards,
     load_dataset,
 )
-from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Images, of_other_type
+from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Images, files_below, of_other_type
 from .pairs import Pairs
 from .unusable import Lost, check_lost
 from ..lazy import open_clip
@@ -38,7 +38,7 @@ def read_names(
 ) -> list[str]:  # without empty lines
     "Read class names or prompt templates. Raises `ParnbError` for too few lines and for a repeated line. Source: ours."
     try:
-        lines = [l.strip() for l in Path(path).read_text(encoding="utf-8-sig").splitlines() if l.strip()]
+        lines = [l.strip() for l in Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines() if l.strip()]
     except (OSError, UnicodeDecodeError) as e:
         raise ParnbError(f"{path} cannot be read ({e}): give a text file with one name per line") from None
     if len(set(lines)) < max(len(lines), least):
@@ -134,7 +134,7 @@ def _folder_classes(path: Path) -> tuple:
     for f in sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES + OTHER_SUFFIXES and p.is_file()):
         lost.append(Lost(f.name, "the image lies in no class folder"))
     for c in folders:
-        for f in sorted((path / c).rglob("*")):
+        for f in files_below(path / c):
             if f.suffix.lower() in OTHER_SUFFIXES:
                 lost.append(of_other_type(str(f.relative_to(path))))
             elif f.suffix.lower() in IMAGE_SUFFIXES and c not in number:

@@ -8,7 +8,6 @@ __all__ = ['CONCEPTS', 'NAMES', 'STYLES', 'TARGET', 'SIZE', 'GROUNDS', 'RELATION
 
 # %% ../../nbs/api/data/scenes.ipynb #e3628945
 import io
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..core import CACHE, ParnbError, cached, content_key, pick
+from ..core import CACHE, ParnbError, cached, content_key, cores, pick
 from .pairs import Pairs, article, open_pairs, save_pairs
 from ..progress import progress
 from ..scales import load_preset
@@ -253,13 +252,13 @@ def _draw_many(split: str, start: int, stop: int) -> tuple[np.ndarray, list, lis
     return np.stack([x for x, _, _ in drawn]), [c for _, c, _ in drawn], [a for _, _, a in drawn]
 
 # %% ../../nbs/api/data/scenes.ipynb #a38ec666
-def _render(split: str, count: int, folder: Path, workers: int | None) -> None:
+def _render(split: str, count: int, folder: Path) -> None:
     "Render the first `count` scenes of a split, many of them in parallel, and save them in order."
     # Imported by name, so that workers find the function when this code runs in its notebook.
     from parnb.data.scenes import _draw_many
 
     parts = [(split, a, min(a + 256, count)) for a in range(0, count, 256)]
-    workers = min(workers or os.cpu_count(), len(parts) // 4)  # each renders the emoji first, which takes some seconds
+    workers = min(cores(), len(parts) // 4)  # each renders the emoji first, which takes some seconds
 
     def chunks(drawn: Iterable[tuple[np.ndarray, list, list]]) -> Iterator[tuple[np.ndarray, list, list]]:
         with progress(f"rendering {split} scenes", count, "scenes") as bar:
@@ -285,7 +284,6 @@ def _render(split: str, count: int, folder: Path, workers: int | None) -> None:
 def scenes(
     split: str,  # a name in `SPLITS`
     count: int | None = None,  # render only the first `count` scenes; None: all
-    workers: int | None = None,  # processes that render, at most; None: one per core
 ) -> Pairs:  # memory-mapped
     """Open a split, rendered at first use.
 
@@ -295,7 +293,7 @@ def scenes(
     if not 0 < count <= s.count:
         raise ParnbError(f"the split {split!r} has {s.count} scenes: {count} is not between 1 and {s.count}")
     key = content_key(_corpus() | dict(version=_render_version(), split=repr(s)))
-    path = cached(CACHE / f"scenes-{split}-{count}-{key}", lambda tmp: _render(split, count, tmp, workers))
+    path = cached(CACHE / f"scenes-{split}-{count}-{key}", lambda tmp: _render(split, count, tmp))
     return open_pairs(path, split, NAMES)
 
 # %% ../../nbs/api/data/scenes.ipynb #e377cf15

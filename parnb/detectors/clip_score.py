@@ -8,13 +8,12 @@ __all__ = ['ClipScore']
 # %% ../../nbs/api/detectors/clip_score.ipynb #b2979d4c
 from typing import ClassVar
 
-import torch
+import numpy as np
 from pydantic import Field
 
-from .base import Detector
+from .base import Detector, score_parts
 from ..evaluation.embedding import embed_images
 from ..models.clip import embed_texts
-from ..progress import progress
 from ..registry import register_detector
 
 # %% ../../nbs/api/detectors/clip_score.ipynb #fb99bf68
@@ -39,20 +38,20 @@ class ClipScore(Detector):
         "Keep a model and its tokenizer. Raises `ParnbError` if one of them is missing."
         scorer = defender.reference or defender
         scorer.require("model", "tokenizer", of="the CLIP score")
-        self._kept = scorer.model, scorer.tokenizer
+        self._kept = scorer.model, scorer.tokenizer, defender.scratch
         return self
 
     def score(self, subject):
         "Negated cosine of image and caption of each pair, float [N] in [-1, 1]."
-        model, tokenizer = self.kept
-        n, x, out = len(subject), subject.images, torch.empty(len(subject))
-        with progress("scoring pairs", n, "pairs") as bar:
-            for a in range(0, n, self.batch):
-                b = min(a + self.batch, n)
-                part = x[a:b]
-                if hasattr(x, "ahead") and b < n:  # the next images are decoded meanwhile
-                    x.ahead(torch.arange(b, min(b + self.batch, n)).numpy())
-                image = embed_images(model, part, subject.ids[a:b], name="")["clean"]
-                out[a:b] = -(image * embed_texts(model, tokenizer, subject.captions[a:b])).sum(1)
-                bar.step(b - a)
-        return out
+        (model, tokenizer, scratch), n, x = self.kept, len(subject), subject.images
+
+        def score(at, bar):
+            shown, (a, b) = x[at], (int(at[0]), int(at[-1]) + 1)
+            if hasattr(x, "ahead") and b < n:  # the next images are decoded meanwhile
+                x.ahead(np.arange(b, min(b + self.batch, n)))
+            image = embed_images(model, shown, subject.ids[at], name="")["clean"]
+            bar.step(len(at))
+            return -(image * embed_texts(model, tokenizer, subject.captions[a:b])).sum(1)
+
+        parts = (np.arange(a, min(a + self.batch, n)) for a in range(0, n, self.batch))
+        return score_parts(subject, parts, score, "scoring pairs", scratch)

@@ -14,9 +14,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..core import ParnbError
-from .base import Detector
+from .base import Detector, score_parts
 from ..evaluation.embedding import embed_images
-from ..progress import progress
 from ..registry import register_detector
 
 # %% ../../nbs/api/detectors/density.ipynb #8b74251b
@@ -67,12 +66,12 @@ class LocalDensity(Detector):
     def fit(self, defender):
         "Keep the model. Raises `ParnbError` if there is none."
         defender.require("model", of="local density")
-        self._kept = (defender.model,)
+        self._kept = defender.model, defender.scratch
         return self
 
     def _embed(self, pairs, at: np.ndarray, bar, size: int = 256) -> Tensor:
         "Embeddings float [n, D] of the pairs at some positions; the images of the next part are decoded meanwhile."
-        (model,), parts, out = self.kept, [at[a : a + size] for a in range(0, len(at), size)], []
+        model, parts, out = self.kept[0], [at[a : a + size] for a in range(0, len(at), size)], []
         for here, after in zip(parts, [*parts[1:], None]):
             x = pairs.images[here]
             if after is not None and hasattr(pairs.images, "ahead"):
@@ -86,9 +85,10 @@ class LocalDensity(Detector):
         n = len(subject)
         if n < self.k + 2:
             raise ParnbError(f"{subject.name} holds {n} pairs, too few for k = {self.k}: give more, or lower k")
-        order, out = np.random.default_rng([self.seed, 70]).permutation(n), torch.empty(n)
-        with progress("measuring density", n, "pairs") as bar:
-            for at in np.array_split(order, max(1, round(n / self.batch))):
-                at = np.sort(at)  # files are read in their order
-                out[at] = sparsity(self._embed(subject, at, bar), self.k, self.measure)
-        return out
+        order = np.random.default_rng([self.seed, 70]).permutation(n)
+        parts = map(np.sort, np.array_split(order, max(1, round(n / self.batch))))  # files are read in their order
+
+        def score(at, bar):
+            return sparsity(self._embed(subject, at, bar), self.k, self.measure)
+
+        return score_parts(subject, parts, score, "measuring density", self.kept[1])

@@ -90,7 +90,7 @@ def _centred(e: Tensor) -> Tensor:
 
 
 def geometry(
-    before: Mapping[str, Tensor],  # set -> float [n, D], n ≥ 2, unit length: "images" and "texts" of one model
+    before: Mapping[str, Tensor],  # set -> float [n, D], n ≥ 4, unit length: "images" and "texts" of one model
     after: Mapping[str, Tensor],  # the same inputs under the other model
     fit: Sequence[str] = (),  # the sets that determine the common map; empty: all
     seed: int = 0,  # of the halves
@@ -103,10 +103,12 @@ def geometry(
     many are negative. `trace`, in [-1, 1]: trace(Q) / D. `mean_cosine`: cosine between the mean of the sets `fit`
     before and its image under the map.
 
-    Raises `ParnbError` if the sets differ in shape or have fewer than two rows. Source: ours."""
+    Where the map is fitted on fewer than D rows, it does not know all directions, and `aligned_SET` is too large.
+
+    Raises `ParnbError` if the sets differ in shape or have fewer than four rows. Source: ours."""
     shapes = [{k: tuple(e.shape) for k, e in sets.items()} for sets in (before, after)]
-    if shapes[0] != shapes[1] or min(s[0] for s in shapes[0].values()) < 2:
-        raise ParnbError(f"embeddings of the same two or more inputs are needed, got {shapes[0]} and {shapes[1]}")
+    if shapes[0] != shapes[1] or min(s[0] for s in shapes[0].values()) < 4:
+        raise ParnbError(f"embeddings of the same four or more inputs are needed, got {shapes[0]} and {shapes[1]}")
     halves, fit = {k: _half(len(e), seed) for k, e in before.items()}, fit or tuple(before)
     old, new = (torch.cat([sets[k][halves[k][0]].double() for k in fit]) for sets in (before, after))
     use = {k: (before[k][h].double(), after[k][h].double()) for k, (_, h) in halves.items()}
@@ -171,6 +173,8 @@ def log_distances(
 ) -> dict[str, float]:  # in [0, 4], by column name
     """The distances from the model before a training: dev_distance_images, …_texts, dev_aligned_images, …_texts.
 
-    Raises what `geometry` raises. Source: ours."""
+    The aligned ones are left out where the inputs are too few for the map, fewer than about 2 · D. Raises what
+    `geometry` raises. Source: ours."""
     found = geometry(*(dict(images=images, texts=texts) for images, texts in (before, after)))
-    return {f"{on}_{k}": v for k, v in found.items() if k.startswith(("distance_", "aligned_"))}
+    enough = sum(len(e) // 2 for e in before) >= before[0].shape[1]
+    return {f"{on}_{k}": v for k, v in found.items() if k.startswith(("distance_", "aligned_")[: 1 + enough])}

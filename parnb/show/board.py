@@ -15,7 +15,7 @@ import pandas as pd
 from ..core import PRESETS, RELEASED, ParnbError
 from ..evaluation.metrics import triggered_accuracy
 from ..study.cost import relative_cost
-from ..study.measure import strength_in_words
+from ..study.measure import listed
 from ..study.protocol import ASR, CA, UNCLEANED, all_rows, load_protocol, outcomes
 from ..study.rates import in_words
 from ..study.rebound import rebound_evidence, rebound_table
@@ -96,7 +96,7 @@ def held_out_cells(
         for attack, case in claim.held_out.cases.items() if claim.held_out else ():
             here = [c for c in claim.held_out.cells if c.attack == attack]
             line = dict(method=claim.label, commit=claim.held_out.commit[:12], attack=in_words("attack", attack))
-            line |= dict(strength=strength_in_words(case.strength), target=case.target)
+            line |= dict(strength=listed(case.strength), target=case.target)
             line |= dict(rate=100 * case.rate if case.rate else None, models=len(here))
             means = {k: [getattr(c, v) for c in here] for k, v in (("CA", CA), ("before", "before"), ("ASR", ASR))}
             out.append(line | {k: round(100 * sum(v) / len(v), 1) if v else None for k, v in means.items()})

@@ -132,6 +132,14 @@ def _number(
     return " or ".join(f"{v:,.0f}" for v in sorted(rows[column].dropna().unique()) if v)
 
 
+def _measured(rows: pd.DataFrame, split: bool) -> str:
+    "The seeds of some runs, and perhaps their splits, in a sentence."
+    seeds, splits = ({getattr(r, c) for r in rows.run} for c in ("seed", "split"))
+    text = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
+    text += f", split {', '.join(sorted(splits))}" * split
+    return f"{text}." if len(rows) else ""
+
+
 def caption(
     rows: pd.DataFrame,  # of `collect`
     what: str,  # the title, a full stop, and further sentences
@@ -139,8 +147,9 @@ def caption(
     counted: str = "",  # what n is; empty: the clean and triggered images
     frame: pd.DataFrame | None = None,  # the table that was made of these rows, to count what it shows
 ) -> str:
-    "A caption: what is shown, how values are written, n, completed runs, and what could be missed. Source: ours."
+    "A caption: what is shown, how values are written, n, seeds, completed runs, what could be missed. Source: ours."
     done = rows[rows.done]
+    measured = _measured(done, split=not counted)
     if len(done) and not counted and _number(done, "n_triggered"):
         counted = f"{_number(done, 'n_clean')} clean and {_number(done, 'n_triggered')} triggered images per model"
     shown = len(done) if frame is None else frame.attrs["shown"]
@@ -149,6 +158,7 @@ def caption(
         "Values in %: 95 % Wilson interval for one seed, mean ± standard deviation for several.",
         "Bold: best cleaned model." if marked else "",
         f"n = {counted}." if counted else "",
+        measured,
         f"{len(done)}/{len(rows)} runs completed; empty cells were not run.",
         f"Only {shown} of {len(done)} completed runs have a value in this table." if shown != len(done) else "",
         not_registered(rows),

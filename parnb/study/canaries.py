@@ -30,6 +30,7 @@ from ..lazy import open_clip
 from ..models.clip import architecture_of, image_size, load_clip, model_key, save_clip
 from ..registry import label, recipe
 from ..scales import load_preset
+from .account import known_here
 from .artifacts import DEVICE, MIN_ASR, artifact, cleaned_clip, poisoned_clip, read_record
 from .measure import kept
 from .own import scale_with
@@ -341,9 +342,9 @@ def calibrated_clip(
     about = dict(canaries=canaries, canary_limit=GONE, strength=f"lr {found.lr:g}", budget=budget, gone=found.gone)
     about |= dict(planted=found.count) | (dict(margin=margin) if margin else {}) | (dict(smoke=True) if smoke else {})
     about["calibrated_from"] = model_key(load_clip(poisoned_clip(run))[0])
-    record = read_record(cleaned)
+    record = known_here(read_record(cleaned), data_of(run.scale))
     if "accuracy_before" not in record:
-        tell("WARNING: the accuracy of the cleaned model is unknown: it was kept from a cleaning without --images")
+        tell("WARNING: the accuracy of the cleaned model is unknown: it is kept from a cleaning without these --images")
     elif (lost := 100 * (record["accuracy_before"] - record["accuracy_after"])) > budget:
         tell(
             f"WARNING: the cleaning itself costs {lost:.1f} points of accuracy on dev, more than the {budget:g} allowed"

@@ -71,13 +71,12 @@ def lower(
     rows: pd.DataFrame,  # of `collect`
     method: str,  # the cleaner whose ASR must be lower
     than: str = "none",  # than the ASR of this one; "none": than before cleaning
-    by: str = "attack",  # the setting that makes the cases
-    only: Sequence[str] | None = None,  # its values; None: all
+    only: Sequence[str] | None = None,  # attacks; None: all
     strict: bool = True,  # False: the ASR must not be higher
 ) -> list[Case]:
     "Whether the ASR of `method` is below that of `than`, with separate intervals, in every common seed. Source: ours."
     out = []
-    for name, g in _groups(rows, by, only):
+    for name, g in _groups(rows, "attack", only):
         x, y = g.get(method), g.get(than)
         if gap := _gap(g.get("none"), y, x):
             out.append(Case(name, None, gap))
@@ -117,12 +116,11 @@ def keeps(
     rows: pd.DataFrame,  # of `collect`
     method: str,  # the cleaner
     points: float = 5.0,  # largest allowed loss of CA, in percentage points
-    by: str = "attack",  # the setting that makes the cases
-    only: Sequence[str] | None = None,  # its values; None: all
+    only: Sequence[str] | None = None,  # attacks; None: all
 ) -> list[Case]:
     "Whether CA falls by at most `points`, in every common seed. Source: ours."
     out = []
-    for name, g in _groups(rows, by, only):
+    for name, g in _groups(rows, "attack", only):
         x, y = g.get(method), g.get("none")
         if gap := _gap(y, x):
             out.append(Case(name, None, gap))

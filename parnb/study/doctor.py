@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import ParnbError, content_key
+from ..core import ParnbError, content_key, preparing
 from ..data.images import with_preprocessing
 from ..data.pairs import Pairs
 from ..detectors.found import FEWEST
@@ -395,7 +395,8 @@ def check_amounts(
 ) -> Check | None:  # None without data
     "Whether there are enough pairs, images and classes for the commands with their usual settings. Source: ours."
     preset, data, there, few = load_preset(scale), data_of(scale), [], []
-    if "pairs" in preset.get("sources", {}):
+    place = str((data._options("pairs") if "pairs" in preset.get("sources", {}) else {}).get("source", "hf:"))
+    if not place.startswith("hf:") or Path(place[3:]).exists() and place[3:]:  # a dataset of the hub is not fetched
         n, batch = len(data.pairs("clean", None, 64)), make_run(scale, encoder, "none").cleaning.recipe.batch_size
         there.append(f"{n:,} pairs")
         few += [f"a cleaning takes batches of {batch:,} pairs (--batch-size)"] * (n < batch)
@@ -436,7 +437,8 @@ def preflight(
             raise ParnbError("; ".join(failed))
         return lambda folder: dict(checks=[asdict(c) for c in checks])
 
-    made = read_record(artifact("checked", content_key(config), build, config))
+    with preparing():
+        made = read_record(artifact("checked", content_key(config), build, config))
     checks = [Check(**c) for c in made["checks"]]
     for c in checks:
         if c.state == WARNING:

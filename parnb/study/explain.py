@@ -14,7 +14,7 @@ import pandas as pd
 from ..core import LOCAL, ParnbError
 from ..registry import attacks, label
 from ..scales import scale_name, scale_names
-from .measure import counted
+from .measure import counted, listed
 from .plans import experiments, plan
 from .protocol import load_protocol, protocol_runs
 from .results import configuration, plain, results, run_of
@@ -106,13 +106,6 @@ def command_of(
     return shlex.join(words + ["--fresh"] * (command == "measure"))
 
 # %% ../../nbs/api/study/explain.ipynb #2d08527d
-def _list(
-    values: dict,
-) -> str:
-    "Settings as text."
-    return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-
-
 def _attack_words(
     run: Run,
 ) -> list[str]:
@@ -123,12 +116,12 @@ def _attack_words(
     p = a.poisoning
     amount = f"{p.count:,} of" if p.rate is None else f"{100 * p.rate:g} % of"
     pairs = f"{a.count:,} pairs" if a.count else "all pairs"
-    lines = [f"Poisoned with {label(p.attack)} ({_list(p.parameters) or 'no parameters'}), target {p.towards()!r}."]
+    lines = [f"Poisoned with {label(p.attack)} ({listed(p.parameters) or 'no parameters'}), target {p.towards()!r}."]
     lines += [f"{amount} {pairs} are poisoned ({p.mode.replace('_', '-')}, seed {p.seed})."]
-    lines += [f"Training: {_list(a.recipe.model_dump(exclude_none=True))}."]
+    lines += [f"Training: {listed(a.recipe.model_dump(exclude_none=True))}."]
     if a.against:
         lines.append(
-            f"The attacker trains under {label(a.against.method)}'s objective ({_list(a.against.parameters)})."
+            f"The attacker trains under {label(a.against.method)}'s objective ({listed(a.against.parameters)})."
         )
     if run.after:
         lines.append(f"It starts from the final model of run {run.after.key}: {_short(run.after)}.")
@@ -143,10 +136,10 @@ def _cleaning_words(
         return ["Not cleaned."]
     c = run.cleaning
     pairs = f"{c.count:,} {c.pairs} pairs" if c.count else f"all {c.pairs} pairs"
-    lines = [f"Cleaned with {label(c.method)}{f' ({_list(c.parameters)})' if c.parameters else ''} on {pairs}."]
-    lines += [f"Only these pairs: {_list(c.part.model_dump(exclude_none=True))}."] if c.part else []
+    lines = [f"Cleaned with {label(c.method)}{f' ({listed(c.parameters)})' if c.parameters else ''} on {pairs}."]
+    lines += [f"Only these pairs: {listed(c.part.model_dump(exclude_none=True))}."] if c.part else []
     lines += [f"{c.contaminated} of the pairs are poisoned by the same attack."] if c.contaminated else []
-    return lines + ([f"Training: {_list(c.recipe.model_dump(exclude_none=True))}."] if c.recipe else [])
+    return lines + ([f"Training: {listed(c.recipe.model_dump(exclude_none=True))}."] if c.recipe else [])
 
 
 def _short(
@@ -205,7 +198,7 @@ def used_in(
         for _, r in rows[rows.key == run.key].iterrows():
             varying = [c for c in rows if c not in ("run", "key") and rows[c].map(str).nunique() > 1]
             cell = {c: v for c in varying if (v := r[c]) is not None and not (pd.api.types.is_scalar(v) and pd.isna(v))}
-            out.append(f"{name}: {_list({k: v.key if isinstance(v, Run) else v for k, v in cell.items()})}")
+            out.append(f"{name}: {listed({k: v.key if isinstance(v, Run) else v for k, v in cell.items()})}")
     return out
 
 

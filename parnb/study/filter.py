@@ -8,7 +8,7 @@ __all__ = ['pair_detector', 'check_drop', 'keep_pairs', 'write_kept_rows', 'Filt
 # %% ../../nbs/api/study/filter.ipynb #7c6323ff
 import csv
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from ..lazy import open_clip
 from ..models.clip import image_size, load_clip, model_key
 from ..registry import Method, detectors
 from .artifacts import DEVICE, artifact, read_record
-from .audit import identity_of_detector
+from .audit import _tokens_of, identity_of_detector
 from .doctor import preflight
 from .own import check_out
 from .runs import encoder_of
@@ -170,8 +170,8 @@ def _scored(detector: Detector, defender: Defender, key: str) -> tuple[np.ndarra
     "The score of each pair, and the positions of images that cannot be read; those of a registered detector are kept."
     pairs = defender.pairs
 
-    def compute():
-        scores = np.asarray(detector.fit(defender).score(pairs), np.float64)
+    def compute(scratch=None):
+        scores = np.asarray(detector.fit(replace(defender, scratch=scratch)).score(pairs), np.float64)
         return scores, sorted(getattr(pairs.images, "bad", {}))
 
     name = next((n for n, m in detectors("data").items() if type(detector) is m.cls), None)
@@ -179,7 +179,7 @@ def _scored(detector: Detector, defender: Defender, key: str) -> tuple[np.ndarra
         return compute()
 
     def build(partial):
-        scores, bad = compute()
+        scores, bad = compute(partial.with_suffix(""))
 
         def save(folder):
             np.save(folder / "scores.npy", scores)
@@ -187,7 +187,7 @@ def _scored(detector: Detector, defender: Defender, key: str) -> tuple[np.ndarra
 
         return save
 
-    about = dict(science=SCIENCE, pairs=key, weights=model_key(defender.model))
+    about = dict(science=SCIENCE, pairs=key, weights=model_key(defender.model), tokens=_tokens_of(defender))
     about |= dict(preprocessing=open_clip.get_model_preprocess_cfg(defender.model))
     config = identity_of_detector(name, detector) | about
     folder = artifact("scored", content_key(config), build, config)

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from ..core import SCIENCE, ParnbError, content_key, pick, read_file
-from ..data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Images, of_other_type, take_lazily, with_preprocessing
+from ..data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Images, files_below, of_other_type, take_lazily
+from ..data.images import with_preprocessing
 from ..data.pairs import Pairs
 from ..data.unusable import check_lost, printable
 from ..detectors.base import Defender, Detector
@@ -41,7 +42,7 @@ def open_folder(
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise ParnbError(f"{folder} is not a folder: give one with images")
-    every = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES + OTHER_SUFFIXES)
+    every = [p for p in files_below(folder) if p.suffix.lower() in IMAGE_SUFFIXES + OTHER_SUFFIXES]
     files, others = ([p for p in every if p.suffix.lower() in s] for s in (IMAGE_SUFFIXES, OTHER_SUFFIXES))
     names = [printable(str(p.relative_to(folder))) for p in files]
     lost = [of_other_type(str(p.relative_to(folder))) for p in others]

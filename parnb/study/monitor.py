@@ -34,6 +34,11 @@ def _to_device(model: nn.Module):
         model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))))
 
 
+def _count(model: nn.Module) -> int:
+    "How many images or pairs a look embeds: half of them determine a common map of all directions."
+    return max(520, 2 * getattr(model.visual, "output_dim", 0))
+
+
 class _Looks:
     "What is measured during a training, at a distance that depends on its cost."
 
@@ -54,10 +59,10 @@ class Monitor(_Looks):
         run: Run,  # of a scale with labelled images
         model: nn.Module,  # before the training
         tokenizer: Callable,  # of the model
-        count: int = 520,  # images
     ):
         data, p = data_of(run.scale), run.attack and run.attack.poisoning
-        self.dev = with_preprocessing(data.labelled(min(run.images or count, count), image_size(model), "dev"), model)
+        count = min(run.images or _count(model), _count(model))
+        self.dev = with_preprocessing(data.labelled(count, image_size(model), "dev"), model)
         self.tokenizer, self.prompts, self.seed = tokenizer, data.prompts, evaluation_seed(run)
         self.triggers = {"triggered": p.trigger()} if p else {}
         self.goals = p and p.trigger().goals(self.dev, p.target, self.seed)
@@ -99,9 +104,8 @@ class Drift(_Looks):
         model: nn.Module,  # before the training
         tokenizer: Callable,  # of the model
         pairs: Pairs,
-        count: int = 520,  # pairs
     ):
-        some = pairs.take(slice(0, count))
+        some = pairs.take(slice(0, _count(model)))
         self.pairs, self.tokenizer = replace(some, images=np.asarray(some.images[:])), tokenizer
         _to_device(model)
         self.before = self._look(model)

@@ -9,7 +9,9 @@ __all__ = ['check_model', 'own_scale', 'scale_with', 'check_out', 'check_empty',
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -57,6 +59,17 @@ def _sources(
     return out
 
 
+@lru_cache
+def _warn_moving(model: str):
+    "Print, once for each model of a hub, that nothing tells one content of it from another."
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(
+            f"WARNING: {model} may change on its hub: cleaning and measuring keep the copy that they fetched first, an "
+            "audit loads it again; download it and give its folder to be sure of one content",
+            file=sys.stderr,
+        )
+
+
 def check_model(
     model: str | Path,  # as for `load_clip`
     checkpoint: str | Path | None,  # likewise
@@ -74,6 +87,8 @@ def check_model(
             f"{option} {model} is {what} with its own weights: give it without {weights}, or name an architecture of "
             f"open_clip with {option}"
         )
+    if hub:
+        _warn_moving(str(model))
     if checkpoint is not None or hub or path.is_dir():
         return
     if path.is_file():
@@ -143,7 +158,10 @@ def own_scale(
     if (captions is None) != (captions_images is None):
         raise ParnbError("--captions and --captions-images belong together: a JSON file, and the folder of its images")
     check_model(model, checkpoint)
-    encoder = {k: v and _absolute(v, named=True) for k, v in dict(model=model, pretrained=checkpoint).items()}
+    tags = ("emoji", *open_clip.list_pretrained_tags_by_model(str(model)))
+    encoder = dict(model=_absolute(model, named=True), pretrained=checkpoint and str(checkpoint))
+    if checkpoint and str(checkpoint) not in tags:  # a folder of a tag's name does not hide the tag
+        encoder["pretrained"] = _absolute(checkpoint, named=True)
     sources = _sources(pairs, pair_options, images, names, (captions, captions_images), limit)
     if isinstance(templates, (str, Path)):
         templates = read_names(templates, 1)

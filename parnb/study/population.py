@@ -34,7 +34,7 @@ from parnb.core import (
 )
 from ..detectors.base import Finding
 from ..registry import find
-from ..scales import load_preset
+from ..scales import read_preset
 from .artifacts import artifact_folder, final_clip, read_log, read_record, versions
 from .audit import audit, defender_of
 from .notebooks import execute_notebook, find_notebook
@@ -45,9 +45,9 @@ from .runs import Run, encoder_of, make_run, trigger_id, weights_id
 from .scale_data import data_of
 
 # %% ../../nbs/api/study/population.ipynb #38412128
-def load_population() -> dict:  # the content of presets/population.json
+def load_population() -> dict:  # the content of presets/population.json, which must not be changed
     "The protocol of the population. Source: ours."
-    return load_preset("population")
+    return read_preset("population")
 
 
 def _part(attack: str, target: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from ..core import FIGS, RUNS, ParnbError, first_line
+from ..core import FIGS, RUNS, ParnbError, cores, first_line
 from ..progress import progress
 from ..scales import check_scale, load_preset, scale_folder
 from .artifacts import artifact_folder, clean_clip, cleaned_clip, poisoned_clip
@@ -159,12 +159,6 @@ def seconds_of(
     return total
 
 # %% ../../nbs/api/study/reproduce.ipynb #4926e6e2
-def _cores() -> int:
-    "The cores that this process may use, which a scheduler can restrict."
-    usable = getattr(os, "sched_getaffinity", None)  # not on every system
-    return len(usable(0)) if usable else os.cpu_count() or 1
-
-
 def gpus() -> list[int]:
     """The GPUs of this machine that may be used, as `CUDA_VISIBLE_DEVICES` numbers them.
 
@@ -201,14 +195,14 @@ def compute_run(
 def _trainings(
     run: Run,
 ) -> set[str]:
-    "The trainings that a run needs and that are not done."
+    "The trainings that a run needs, done or not."
     need, r = set(), run
     while r:
         need |= {f"poisoned-{r.poisoned_key}"} if r.attack else set()
         need |= {f"cleaned-{r.cleaned_key}"} if r.cleaning else set()
         need |= {f"rebound-{r.rebound_key}"} if r.rebound else set()
         r = r.after
-    return {n for n in need if not artifact_folder(*n.split("-")).exists()}
+    return need
 
 
 def failure_reason(
@@ -259,16 +253,22 @@ class Pool:
         self.pool.update_parameters(**usual | cluster)
         self.local, self.asked, self.unlisted = local, time.monotonic(), set()
         self.runs, self.jobs, self.cards = runs, jobs, gpus() if local else []
-        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // jobs))
+        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // jobs))
         self.environment = dict(OMP_NUM_THREADS=threads, PARNB_QUIET="1") if local else {}
-        self.waiting, self.running, self.used, self.failed = dict(runs), {}, {}, {}
+        self.waiting, self.running, self.used, self.failed, self.trainings = dict(runs), {}, {}, {}, {}
+
+    def _unfinished(self, key: str) -> set[str]:
+        "The trainings that a run needs and that are not done; their names are found once, which reads its data."
+        if key not in self.trainings:
+            self.trainings[key] = _trainings(self.runs[key][0])
+        return {n for n in self.trainings[key] if not artifact_folder(*n.split("-")).exists()}
 
     def _start(self) -> bool:
         "Start a run that needs no model in the making. Returns whether one was started."
         if len(self.running) >= self.jobs:
             return False
-        busy = set().union(*(_trainings(self.runs[k][0]) for k in self.running))
-        key = next((k for k, (r, _) in self.waiting.items() if not _trainings(r) & busy), None)
+        busy = set().union(*map(self._unfinished, self.running))
+        key = next((k for k in self.waiting if not self._unfinished(k) & busy), None)
         if key is None:
             return False
         run, kinds = self.waiting.pop(key)
@@ -397,10 +397,10 @@ def reproduce(
     work = Work(scale, only, seeds)
     for note in work.notes():
         print(note, flush=True)
-    missing, cores = [run for run, _ in work.missing.values()], _cores()
+    missing, usable = [run for run, _ in work.missing.values()], cores()
 
     def at_once(count: int) -> int:
-        return min(jobs or (count if executor == "slurm" else len(gpus()) or cores), max(1, count))
+        return min(jobs or (count if executor == "slurm" else len(gpus()) or usable), max(1, count))
 
     print(work.summary(at_once(len(missing))), flush=True)
     if dry_run:
@@ -414,7 +414,7 @@ def reproduce(
         tried |= new.keys()
         failed |= Pool(new, at_once(len(new)), executor, cluster).compute()
         work = Work(scale, only, seeds)
-    failed |= draw_all(work.notebooks, scale, jobs or cores)
+    failed |= draw_all(work.notebooks, scale, jobs or usable)
     print(f"figures and tables: {FIGS / scale_folder(scale)}", flush=True)
     for what, why in failed.items():
         print(f"FAILED {what}: {why}", file=sys.stderr)

@@ -10,8 +10,9 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator
-from functools import cached_property, lru_cache
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property, lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from ..core import ParnbError, content_key, pick
 from ..data.corpora import IMAGE_COLUMNS, expand_shards, find_column, is_shards, open_source
 from ..data.csv_rows import read_header, stamp_csv
+from ..data.images import files_below
 from ..data.labelled import class_folders, open_captions, open_classes, read_names, wordnet_names
 from ..data.pairs import Pairs
 from ..data.scenes import NAMES, PROMPTS, SPLITS, TARGET, scene_contents, scene_key, scenes
@@ -94,6 +96,22 @@ def _warn_moving(place: str) -> None:
         )
 
 
+def _seldom(look: Callable) -> Callable:
+    "What took a while to see counts for sixty times as long: no disk is asked again for each of many keys."
+    seen: dict[str, tuple[float, Any]] = {}
+
+    @wraps(look)
+    def seldom(*args):
+        name, begun = repr(args), time.monotonic()
+        if name not in seen or begun > seen[name][0]:
+            found, took = look(*args), time.monotonic() - begun
+            seen[name] = time.monotonic() + (60 * took if took > 0.2 else -1), found
+        return seen[name][1]
+
+    return seldom
+
+
+@_seldom
 def _stamp(
     place: str,  # a source as it is written in a preset
 ) -> list:
@@ -108,11 +126,11 @@ def _stamp(
     if re.search(r"[{*?\[]", place) and not os.path.exists(path):
         files = expand_shards(place)
     else:
-        linked = [p for p in path.iterdir() if p.is_symlink() and p.is_dir()] if path.is_dir() else []
-        files = (f for p in (path, *linked) for f in p.rglob("*")) if path.is_dir() else [path]
+        files = files_below(path) if path.is_dir() else [path]
     return sorted((str(f), (s := os.stat(f)).st_size, s.st_mtime_ns) for f in files if Path(f).is_file())
 
 
+@_seldom
 def _csv_stamp(
     path: Path,
     options: dict,  # of `open_source`

@@ -168,7 +168,9 @@ def rank_pairs(
         )
 
         def build(partial, detector=detector, pairs=pairs, at=at, other=other, about=about):
-            scores = _scores(detector, replace(defender, reference=defender.reference if other else None), pairs)
+            scratch = partial.with_suffix("")
+            reads = replace(defender, reference=defender.reference if other else None, scratch=scratch)
+            scores = _scores(detector, reads, pairs)
             ranked = _ranked(scores, pairs, at, defender.names or (), share, most, **about)
             return lambda folder: _save(ranked, folder)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_CLIP_SCORE', 'VOLUME', 'TextToImage', 'generate_pairs', 'clip_score', 'filter_pairs', 'recognition_rate',
-           'volumes', 'synthetic_id', 'synthetic_pairs']
+           'frechet_distance', 'image_quality', 'volumes', 'synthetic_id', 'synthetic_pairs']
 
 # %% ../../nbs/api/synthetic/pairs.ipynb #450b53f2
 import io
@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from ..core import CACHE, ParnbError, cached, content_key, first_line, locked, write_file
 from ..data.pairs import Pairs, open_pairs, save_pairs
@@ -257,8 +257,40 @@ def recognition_rate(
 
     It is the share of images whose nearest class is one of the concepts of their caption. Source: ours."""
     image = embed_images(model, pairs.images, pairs.ids, name="")["clean"]
-    best = (image @ zero_shot_head(model, tokenizer, concepts).T).argmax(1).tolist()
-    return rate_with_interval(np.array([b in f for b, f in zip(best, counts_of(pairs.captions, concepts)[0])]))
+    return _recognised(image, zero_shot_head(model, tokenizer, concepts), pairs.captions, concepts)
+
+
+def _recognised(image: Tensor, head: Tensor, captions: Sequence[str], concepts: Sequence[str]) -> dict:
+    best = (image @ head.T).argmax(1).tolist()
+    return rate_with_interval(np.array([b in f for b, f in zip(best, counts_of(captions, concepts)[0])]))
+
+# %% ../../nbs/api/synthetic/pairs.ipynb #9a3c0002
+def frechet_distance(
+    a: Tensor,  # float [N, D]
+    b: Tensor,  # float [M, D]
+) -> float:  # ≥ 0, up to rounding
+    """The distance of two normal distributions with the means and covariances of these embeddings.
+
+    It shrinks with more rows, so compare distances of equally many only. Source: Heusel et al. 2017 (FID)."""
+    (at, wide), (other, narrow) = ((e.mean(0), torch.cov(e.T)) for e in (a.double(), b.double()))
+    values, vectors = torch.linalg.eigh(wide)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    shared = torch.linalg.eigvalsh(root @ narrow @ root).clamp(min=0).sqrt().sum()
+    return ((at - other).square().sum() + wide.trace() + narrow.trace() - 2 * shared).item()
+
+
+def image_quality(
+    model: nn.Module,  # a clean open_clip model in eval mode
+    tokenizer: Callable,  # texts -> int64 [N, L]
+    generated: Pairs,  # N pairs at the model's resolution, whose captions name at least one concept each
+    real: Pairs,  # as many real ones, their images encoded and decoded as the generated ones were
+    concepts: Sequence[str] = NAMES,  # the classes
+) -> dict:  # recognised and of_real, as of `recognition_rate`; ratio of their values; frechet
+    "What a clean model makes of generated images, beside real ones. Source: ours."
+    head = zero_shot_head(model, tokenizer, concepts)
+    e = [embed_images(model, p.images, p.ids, name="")["clean"] for p in (generated, real)]
+    ours, theirs = (_recognised(x, head, p.captions, concepts) for x, p in zip(e, (generated, real)))
+    return dict(recognised=ours, of_real=theirs, ratio=ours["value"] / theirs["value"], frechet=frechet_distance(*e))
 
 # %% ../../nbs/api/synthetic/pairs.ipynb #2300cbc8
 MIN_CLIP_SCORE = 0.4  # with the clean small ResNet, 95 % of scenes with a neighbour's caption score less
@@ -287,8 +319,9 @@ def volumes(
 
     for k in itertools.count():
         folder, own = home / f"{k:03d}", 1000 * seed + k
-        if not (written := home / f"{k:03d}.json").exists():  # a language model may write others when asked again
-            write_file(written, json.dumps(write_captions(size, short, concepts, seed=own)))
+        with locked(written := home / f"{k:03d}.json"):
+            if not written.exists():  # a language model may write others when asked again
+                write_file(written, json.dumps(write_captions(size, short, concepts, seed=own)))
         generate_pairs(json.loads(written.read_text(encoding="utf-8")), generate, folder, own)
         pairs, scored = read_shards(folder, image_size(clip)), home / f"{k:03d}-{'-'.join(judge)}.npy"
         if not scored.exists():

@@ -23,7 +23,7 @@ from ..core import ParnbError, keep_memory
 from ..data.images import Images, files_of
 from ..data.pairs import Pairs
 from ..progress import progress
-from .objective import Trainable, dropping
+from .objective import Trainable, dropping, of_first
 from .recipe import Compute, Recipe, lr_at
 from .saving import Saver
 
@@ -44,7 +44,7 @@ class _Order:
         if empty is not None:
             raise ParnbError(f"the caption of pair {empty} of {pairs.name} is empty: remove the pair or add a caption")
         self.recipe, self.size, self.seed = recipe, size, seed
-        self.part = slice(rank * size // world, (rank + 1) * size // world)
+        self.part = slice(rank, None, world)  # of the sorted batch; a half of it would be a half of the source
         self.per_epoch = n // size
         self.steps = max(1, round(recipe.epochs * self.per_epoch))
         self.permutation = lru_cache(2)(lambda epoch: np.random.default_rng([seed, 1, epoch]).permutation(n))
@@ -53,7 +53,7 @@ class _Order:
         return step // self.per_epoch
 
     def positions(self, step: int) -> np.ndarray:
-        "Positions of the step's pairs on this process: its part of the sorted batch."
+        "Positions of the step's pairs on this process, ascending."
         start = step % self.per_epoch * self.size
         return np.sort(self.permutation(self.epoch(step))[start : start + self.size])[self.part]
 
@@ -93,10 +93,18 @@ class _Log:
         return f"loss {self.rows[-1]['loss']:.3f}" if self.rows else ""
 
 # %% ../../nbs/api/training/loop.ipynb #8aa81f27
-def _state(objective: nn.Module, opt, rows: list, scaler=None, files: Images | None = None) -> dict:
-    "The state of a training."
+def _found(files: Images | None, processes: int = 1) -> list[dict]:
+    "What each process found out about the images, of which it decodes a part."
+    found = [files.state()] if files else []
+    if found and processes > 1:
+        torch.distributed.all_gather_object(found := [None] * processes, files.state())
+    return found
+
+
+def _state(objective: nn.Module, opt, rows: list, scaler=None, found: list[dict] = ()) -> dict:
+    "The state of a training; `found` is what `_found` gives."
     state = dict(model=objective.state_dict(), opt=opt.state_dict(), rows=rows)
-    return state | dict(scaler=scaler and scaler.state_dict(), files=files and files.state())
+    return state | dict(scaler=scaler and scaler.state_dict(), found=list(found))
 
 
 def _size(objective: nn.Module) -> int:
@@ -105,26 +113,29 @@ def _size(objective: nn.Module) -> int:
     return moments + sum(t.nbytes for t in objective.state_dict().values() if torch.is_tensor(t))
 
 
-def _go_on(state: dict | None, objective: nn.Module, opt, scaler=None, files: Images | None = None) -> tuple[list, int]:
-    "Load the state of a training, if there is one; the log so far and the next step."
+def _go_on(
+    state: dict | None, objective: nn.Module, opt, scaler=None, files: Images | None = None, part: slice = slice(None)
+) -> tuple[list, int]:
+    "Load the state of a training, if there is one, `part` of what was found; the log so far and the next step."
     if state is None:
         return [], 0
     objective.load_state_dict(state["model"])
     opt.load_state_dict(state["opt"])
     if scaler and state.get("scaler"):
         scaler.load_state_dict(state["scaler"])
-    if files and state.get("files"):
-        files.go_on(state["files"])
+    for found in state.get("found", ())[part] if files else ():
+        files.go_on(found)
     return state["rows"], state["rows"][-1]["step"] + 1
 
 # %% ../../nbs/api/training/loop.ipynb #ed50138d
 @lru_cache
 def computes_bf16() -> bool:
-    """Whether bf16 is computed here: by a processor, if it has the instructions, such as AVX-512; by every GPU.
+    """Whether bf16 is computed here: by a GPU or processor that has the instructions, such as AVX-512.
 
-    Other processors emulate it, which is many times slower than float32. GPUs were not measured. Source: ours."""
-    known = torch.backends.mkldnn.is_available()
-    return torch.cuda.is_available() or known and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    Others emulate it; on a processor that is many times slower than float32. GPUs were not measured. Source: ours."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _precision(wanted: str) -> str:
@@ -190,15 +201,6 @@ def _warn(acc, objective: Trainable, recipe: Recipe):
         )
 
 
-def _share(files: Images | None, processes: int):
-    "Each process decoded a part of the images; all of them learn what could not be read."
-    if files and processes > 1:
-        parts = [None] * processes
-        torch.distributed.all_gather_object(parts, files.state())
-        for part in parts:
-            files.go_on(part | dict(seen=0))
-
-
 def fit(
     objective: Trainable,  # trained in place
     pairs: Pairs,  # N pairs
@@ -229,7 +231,8 @@ def fit(
     objective.prepare(pairs.captions, tokenizer, seed)
     opt = _optimiser(objective, recipe)
     saver = Saver(partial, name, _size(objective), save_seconds)
-    rows, start = _go_on(saver.restore(), objective, opt, acc.scaler, files := files_of(pairs.images))
+    part = slice(acc.process_index, None, acc.num_processes)
+    rows, start = _go_on(saver.restore(), objective, opt, acc.scaler, files := files_of(pairs.images), part)
     log = _Log(rows, name, order.steps, recipe)
     wrapped, opt = acc.prepare(objective, opt)
     with progress(name, order.steps * recipe.batch_size, "pairs") as bar:
@@ -248,11 +251,12 @@ def fit(
                 seen = monitor(objective.model)  # numbers of NumPy could not be read from a state that was saved
                 log.rows[-1] |= {k: v.item() if hasattr(v, "item") else v for k, v in seen.items()}
                 wrapped.train()
-            if not last and not log.pending and saver.due():
-                saver.save(_state(objective, opt, log.rows, acc.scaler, files))
+            if not last and not log.pending and of_first(saver.due()):
+                saver.save(_state(objective, opt, log.rows, acc.scaler, _found(files, acc.num_processes)))
             bar.step(recipe.batch_size, log.note)
     objective.eval()
-    _share(files, acc.num_processes)
+    for found in _found(files, acc.num_processes):
+        files.go_on(found | dict(seen=0))
     table = pd.DataFrame(log.rows)
     table.attrs.update(objective.notes | dict(precision=precision))
     return table

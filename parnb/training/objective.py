@@ -38,9 +38,13 @@ def clip_loss(
 ) -> Tensor:  # scalar ≥ 0
     """Mean of the image-to-text and text-to-image cross-entropies over the batch.
 
-    For SigLIP: the binary cross-entropy of all pairs, summed over the texts. Source: CLIP, SigLIP; `target` is ours."""
+    For SigLIP: the binary cross-entropy of all pairs, summed over the texts. Raises `ParnbError` if it gets a target.
+
+    Source: CLIP, SigLIP; `target` is ours."""
     logits = logit_scale * img @ txt.T
     if bias is not None:
+        if target is not None:
+            raise ParnbError("the loss of a SigLIP model takes no target: leave out `share`")
         sign = 2 * torch.eye(len(img), device=img.device) - 1
         return -F.logsigmoid(sign * (logits + bias)).sum(1).mean()
     if target is None:
@@ -65,13 +69,13 @@ def _process() -> tuple[int, int]:
 
 def all_gather(
     x: Tensor,  # [n, …] of this process
-) -> Tensor:  # [n·processes, …] of all processes, in order of rank
+) -> Tensor:  # [n·processes, …] of all processes, in the order of one process
     "Collect a tensor over all processes; gradients flow back. Source: the PAR paper, whose batch is the global one."
     if _process()[1] == 1:
         return x
     from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(all_gather(x))
+    return torch.stack(all_gather(x), 1).flatten(0, 1)
 
 
 def of_first(
@@ -89,21 +93,21 @@ def whole_batch(
 ) -> tuple[int, slice]:  # pairs of all processes; where those of this one are among them
     "The batch that this process has a part of. `torch.rand(total)[part]` is what one process would draw. Source: ours."
     rank, world = _process()
-    return n * world, slice(rank * n, (rank + 1) * n)
+    return n * world, slice(rank, None, world)
 
 
 def some_of_batch(
     n: int,  # pairs of this process
-    share: float,  # of the whole batch, in [0, 1]
+    share: float,  # of the whole batch, in [0, 1]; one pair at least, unless it is 0
     groups: int,  # into how many equal groups it is split
     gen: torch.Generator,  # the same in all processes
 ) -> tuple[list[Tensor], int]:  # for each group int64 positions in 0 … n - 1; how many all processes have
     "Choose pairs of the batch of all processes, those that one process would choose. Source: ours."
     total, part = whole_batch(n)
-    chosen = torch.randperm(total, generator=gen)[: round(share * total)]
+    chosen = torch.randperm(total, generator=gen)[: max(share > 0, round(share * total))]
     split = chosen.tensor_split(groups)
     if total > n:
-        split = [at[(at >= part.start) & (at < part.stop)] - part.start for at in split]
+        split = [at[at % part.step == part.start] // part.step for at in split]
     return list(split), len(chosen)
 
 # %% ../../nbs/api/training/objective.ipynb #0cb15d39
@@ -118,7 +122,10 @@ def _mapped(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         if shutil.disk_usage(CACHE).free < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with tempfile.NamedTemporaryFile(dir=CACHE) as f:
-            f.truncate(size)
+            if hasattr(os, "posix_fallocate"):  # takes the room now, so that no quota is met later
+                os.posix_fallocate(f.fileno(), 0, size)
+            else:
+                f.truncate(size)
             return torch.from_file(f.name, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
     except OSError as e:
         raise explain_os(e, CACHE) from e

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..core import pick
+from ..core import ParnbError, pick
 from ..registry import first_error
 
 # %% ../../nbs/api/training/recipe.ipynb #5efc8285
@@ -42,15 +42,22 @@ def check_recipe(
 ) -> Recipe:
     """Build a recipe; a rate in the middle of its schedule grows with another `lr`.
 
-    Raises `ParnbError` for unknown fields and for values out of range. Source: ours."""
+    Raises `ParnbError` for unknown fields, values out of range, and given fields without effect. Source: ours."""
+    typed = given
     for k in given:
         pick(k, Recipe.model_fields, "setting of the recipe")
     if usual.get("lr_mid") and isinstance(lr := given.get("lr"), (int, float)):
         given = dict(lr_mid=usual["lr_mid"] * lr / usual["lr"]) | given
     try:
-        return Recipe(**{**usual, **given})
+        made = Recipe(**{**usual, **given})
     except ValidationError as e:
         raise first_error(e, "the recipe") from None
+    idle, other = dict(cosine=("lr_mid", "line_cosine"), line_cosine=("warmup", "cosine"))[made.schedule]
+    if idle in typed and typed[idle] != usual.get(idle):
+        raise ParnbError(
+            f"{idle} has no effect with the schedule {made.schedule}: leave it out, or choose schedule={other}"
+        )
+    return made
 
 # %% ../../nbs/api/training/recipe.ipynb #4e94e178
 class Compute(BaseModel):

@@ -65,10 +65,13 @@ class Saver:
         self.spent = time.monotonic() - start
         self.cost = 2 * self.spent * self.size / part
 
+    @property
+    def _mine(self) -> bool:
+        return self.partial is not None and int(os.environ.get("RANK", 0)) == 0
+
     def due(self) -> bool:
-        "Whether it is time for a save. Of several processes, the first one saves."
-        mine = self.partial is not None and int(os.environ.get("RANK", 0)) == 0
-        if not mine or time.monotonic() - self.last <= self.seconds:
+        "Whether it is time for a save. The first of several processes decides."
+        if not self._mine or time.monotonic() - self.last <= self.seconds:
             return False
         if self.cost is None:
             self._expect()
@@ -78,7 +81,11 @@ class Saver:
         self,
         state: dict,  # of tensors, numbers, texts, and lists and dictionaries of them
     ):
-        "Write a state, completely or not at all. If that fails, warn once, and save nothing from then on."
+        """Write a state, completely or not at all. Of several processes, the first one writes.
+
+        If that fails, warn once, and save nothing from then on."""
+        if not self._mine:
+            return
         start, buffer = time.monotonic(), io.BytesIO()
         torch.save(state, buffer)
         try:

@@ -49,7 +49,7 @@ class SharpnessAwareObjective(Objective):
             self.before = []
             return
         given = [p for p in self.model.parameters() if p.grad is not None]
-        trained = [p for p in given if p.ndim]  # without the logit scale, which would take most of the distance
+        trained = [p for p in given if p.numel() > 1]  # without the logit scale, which would take most of the distance
         norm = torch.stack([(_size(p) * p.grad).norm() for p in trained]).norm().clamp(min=1e-12)
         self.before = [(p, p.clone()) for p in trained]
         for p in trained:

@@ -372,9 +372,8 @@ def join_first(
         if (asked := _sign_of(path).exists()) and not took_part:
             build()
             took_part = True
-        if (
-            asked or _lock_of(path).exists() or _sign_of(_PREPARED).exists()
-        ):  # this start of `torchrun` builds it, or another program
+        # this start of `torchrun` builds it, or prepares to, or another program builds it
+        if asked or _lock_of(path).exists() or _sign_of(_PREPARED).exists():
             last = time.monotonic()
         elif time.monotonic() - last > WAIT:
             raise ParnbError(

@@ -177,7 +177,7 @@ def _pinned(name: str) -> tuple[str, dict[str, str]]:
     "A dataset's name, and what is named besides: the revision after an @, the split after a #."
     if Path(name).exists():
         return name, {}
-    (name, _, split), revision = name.partition("#"), ""
+    name, _, split = name.partition("#")
     name, _, revision = name.partition("@")
     return name, {k: v for k, v in dict(revision=revision, split=split).items() if v}
 

@@ -52,7 +52,7 @@ def files_below(
 
 
 # what a network disk or a machine without memory or free handles reports: nothing that is known of the image
-_UNSTEADY = {getattr(errno, e, None) for e in ("EIO", "ESTALE", "ETIMEDOUT", "EREMOTEIO", "ENOMEM", "EMFILE", "ENFILE")}
+_UNSTEADY = ("EIO", "ESTALE", "ETIMEDOUT", "EREMOTEIO", "ENOMEM", "EMFILE", "ENFILE")
 _PAUSES = (0.1, 1.0, 5.0)  # s, before a file is asked for again
 
 
@@ -134,7 +134,7 @@ class Images:
             try:
                 return self.read(i)
             except OSError as e:
-                if e.errno not in _UNSTEADY:
+                if errno.errorcode.get(e.errno) not in _UNSTEADY:
                     raise
                 if pause is None:
                     raise ParnbError(

@@ -396,7 +396,7 @@ def check_amounts(
     "Whether there are enough pairs, images and classes for the commands with their usual settings. Source: ours."
     preset, data, there, few = load_preset(scale), data_of(scale), [], []
     place = str((data._options("pairs") if "pairs" in preset.get("sources", {}) else {}).get("source", "hf:"))
-    if not place.startswith("hf:") or Path(place[3:]).exists() and place[3:]:  # a dataset of the hub is not fetched
+    if not place.startswith("hf:") or place[3:] and Path(place[3:]).exists():  # a dataset of the hub is not fetched
         n, batch = len(data.pairs("clean", None, 64)), make_run(scale, encoder, "none").cleaning.recipe.batch_size
         there.append(f"{n:,} pairs")
         few += [f"a cleaning takes batches of {batch:,} pairs (--batch-size)"] * (n < batch)

@@ -7,6 +7,7 @@ __all__ = ['nearest_map', 'common_map', 'aligned_distance', 'RunningMap', 'geome
            'without_projection', 'log_distances']
 
 # %% ../../nbs/api/evaluation/geometry.ipynb #5ddd9ac0
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
@@ -90,7 +91,7 @@ def _centred(e: Tensor) -> Tensor:
 
 
 def geometry(
-    before: Mapping[str, Tensor],  # set -> float [n, D], n ≥ 4, unit length: "images" and "texts" of one model
+    before: Mapping[str, Tensor],  # set -> float [n, D], n ≥ 2, unit length: "images" and "texts" of one model
     after: Mapping[str, Tensor],  # the same inputs under the other model
     fit: Sequence[str] = (),  # the sets that determine the common map; empty: all
     seed: int = 0,  # of the halves
@@ -98,17 +99,17 @@ def geometry(
     """How embeddings differ, with the common map fitted on one half of the sets `fit` and all measured on the others.
 
     Of each set, `distance_SET`, in [0, 4]: S. `aligned_SET`: S after the map. `centred_SET`: S without the map, of
-    embeddings less their mean and scaled to unit length. `turned_SET`, in [0, 1]: the share of the second moment before
-    in the directions that are turned over. Of the map, `cosines` [D], ascending: cosines of its angles. `turned`: how
-    many are negative. `trace`, in [-1, 1]: trace(Q) / D. `mean_cosine`: cosine between the mean of the sets `fit`
-    before and its image under the map.
+    embeddings less their mean and scaled to unit length; NaN for fewer than five rows. `turned_SET`, in [0, 1]: the
+    share of the second moment before in the directions that are turned over. Of the map, `cosines` [D], ascending:
+    cosines of its angles. `turned`: how many are negative. `trace`, in [-1, 1]: trace(Q) / D. `mean_cosine`: cosine
+    between the mean of the sets `fit` before and its image under the map.
 
     Where the map is fitted on fewer than D rows, it does not know all directions, and `aligned_SET` is too large.
 
-    Raises `ParnbError` if the sets differ in shape or have fewer than four rows. Source: ours."""
+    Raises `ParnbError` if the sets differ in shape or have fewer than two rows. Source: ours."""
     shapes = [{k: tuple(e.shape) for k, e in sets.items()} for sets in (before, after)]
-    if shapes[0] != shapes[1] or min(s[0] for s in shapes[0].values()) < 4:
-        raise ParnbError(f"embeddings of the same four or more inputs are needed, got {shapes[0]} and {shapes[1]}")
+    if shapes[0] != shapes[1] or min(s[0] for s in shapes[0].values()) < 2:
+        raise ParnbError(f"embeddings of the same two or more inputs are needed, got {shapes[0]} and {shapes[1]}")
     halves, fit = {k: _half(len(e), seed) for k, e in before.items()}, fit or tuple(before)
     old, new = (torch.cat([sets[k][halves[k][0]].double() for k in fit]) for sets in (before, after))
     use = {k: (before[k][h].double(), after[k][h].double()) for k, (_, h) in halves.items()}
@@ -120,7 +121,8 @@ def geometry(
     for name, (a, b) in use.items():
         out[f"distance_{name}"] = (a - b).square().sum(1).mean().item()
         out[f"aligned_{name}"] = aligned_distance(a, b, q).item()
-        out[f"centred_{name}"] = (_centred(a) - _centred(b)).square().sum(1).mean().item()
+        centred = (_centred(a) - _centred(b)).square().sum(1).mean().item()
+        out[f"centred_{name}"] = centred if len(a) > 2 else math.nan  # two rows less their mean are opposite
         out[f"turned_{name}"] = ((a @ over).square().sum() / a.square().sum()).item()
     return out
 

@@ -83,7 +83,7 @@ PAIRS = """
 from pathlib import Path
 from PIL import Image
 from parnb.data.scenes import scenes
-pairs, folder = scenes("clean", 128, 1), Path("pairs")
+pairs, folder = scenes("clean", 128), Path("pairs")
 folder.mkdir()
 for i in range(len(pairs)):
     Image.fromarray(pairs.images[i]).save(folder / f"{i}.png")

@@ -24,6 +24,8 @@ def main():
             known = {k: r[k] for k in ("label", "attack", "seed", "key", CA, ASR)}
             out.append(known | {f"{m}_again": round(again[m], 6) for m in (CA, ASR)})
             print(*out[-1].values(), flush=True)
+    if not out:
+        raise SystemExit("data/artifacts holds none of these models, so nothing was measured, and nothing is written")
     pd.DataFrame(out).to_csv(OUT, index=False)
 
 

@@ -1,8 +1,8 @@
 """A package that is not part of parnb brings a cleaner and an attack, and they work everywhere.
 
 The package lies in tests/plugin: a cleaner that does not train, and an attack with its own loss. Nothing of parnb is
-edited. The package is put on the path of this environment; with PARNB_INSTALL_TESTS=1 it is installed by pip instead,
-beside parnb's wheel in a fresh environment."""
+edited. The package is put on the path of this environment; with PARNB_INSTALL_TESTS=1 it is also installed by pip
+beside parnb's wheel in a fresh environment, and what is drawn is then drawn there only."""
 
 import json
 import os
@@ -55,15 +55,16 @@ def put_on_path(folder):
     (info / "entry_points.txt").write_text("\n".join(groups))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["on the path", "installed"])
 def run(tmp_path_factory, request):
-    """Runs a command of an environment that has the package, in a folder with the preset; returns its output.
-
-    With PARNB_INSTALL_TESTS=1 the package is installed beside the wheel; otherwise it lies on the path."""
+    "Runs a command of an environment that has the package, in a folder with the preset; returns its output."
+    installed = request.param == "installed"
+    if installed and not INSTALL:
+        pytest.skip("installs parnb: set PARNB_INSTALL_TESTS=1")
     work = tmp_path_factory.mktemp("plugin")
     (work / "plugin.json").write_text(json.dumps(PRESET))
     there = dict(PARNB_DATA=str(work / "data"), PARNB_FIGURES=str(work / "figures"), OMP_NUM_THREADS="1")
-    if INSTALL:
+    if installed:
         made = request.getfixturevalue("installation")
         shutil.copytree(PLUGIN, work / "package")  # pip builds in the folder that it installs
         made.pip_install("--no-deps", work / "package")
@@ -79,7 +80,15 @@ def run(tmp_path_factory, request):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    run.folder = work
+    run.folder, run.installed = work, installed
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_once(run):
+    "`run` of one environment: of the wheel where it is installed."
+    if INSTALL and not run.installed:
+        pytest.skip("the installed package is tested instead")
     return run
 
 
@@ -94,12 +103,12 @@ def measured(run):
 
 
 @pytest.fixture(scope="module")
-def figures(run, measured):
+def figures(run_once, measured):
     "The folder of tables 1 and 6 and figures 1 and 2, after `parnb reproduce`."
     names = ["tab01_main", "tab06_ablation", "fig1_outcomes", "fig2_triggers"]
     only = [part for n in names for part in ("--only", n)]
-    run("parnb", "reproduce", "--scale", "plugin.json", *only, "--jobs", "2")
-    return run.folder / "figures" / "plugin"
+    run_once("parnb", "reproduce", "--scale", "plugin.json", *only, "--jobs", "2")
+    return run_once.folder / "figures" / "plugin"
 
 
 def test_measure(measured):
@@ -129,7 +138,7 @@ def test_figures_1_and_2(figures):
         assert all(label in text for label in labels), f"{name} shows only {words}"
 
 
-def test_explorer(run):
+def test_explorer(run_once):
     "The menus offer the methods, and the sliders their parameters."
     code = (
         "from parnb.show.explorer import Explorer\n"
@@ -137,7 +146,7 @@ def test_explorer(run):
         "print(dict(e.attack.options), dict(e.method.options), sorted(e.sliders), e.strength.description)\n"
         f"print([w.description for w in e.sliders[{CLEANER!r}].values()])"
     )
-    out = run("python", "-c", code)
+    out = run_once("python", "-c", code)
     assert f"'{LABELS[0]}': '{ATTACK}'" in out and f"'{LABELS[1]}': '{CLEANER}'" in out
     assert "size" in out.splitlines()[0] and "share" in out.splitlines()[1]
 

@@ -114,7 +114,8 @@ def test_a_changed_method_is_another_one(made, tmp_path):
     script += "load_submission(sys.argv[2]); print(run_of_cell(claim, claim['cells'][0]).key)"
     keys = []
     for place in (folder, tmp_path):
-        keys.append(python(env(folder / "data"), "-c", script, place / "claim.json", place / "method.py").stdout)
+        command = ["-c", script, place / "claim.json", place / "method.py"]
+        keys.append(python(env(folder / "data"), *command, check=True).stdout)
     assert keys[0] != keys[1] and keys[0].strip() == claim["cells"][0]["key"]
 
 

@@ -72,7 +72,7 @@ class Images:
         lost: Sequence[Lost] = (),  # what the source holds besides, and cannot be used
     ):
         self.read, self.count, self.size, self.limit, self.key = read, count, size, limit, key
-        self.lost = lost
+        self.lost, self._positions = lost, np.arange(count)
         Image.init()  # PIL registers its formats on the first image, which two threads must not do at once
         self.squash = False  # True: resize both sides instead of cropping, as SigLIP's preprocessing does
         self.interpolation = "bicubic"  # or "bilinear", as for MobileCLIP
@@ -93,7 +93,7 @@ class Images:
 
     def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
         "uint8 [n, size, size, 3], or one image for one number. The same request twice in a row is decoded once."
-        index = np.arange(self.count)[index]
+        index = self._positions[index]
         if index.ndim == 0:
             return self[index[None]][0]
         if not np.array_equal(index, self._last[0]):

@@ -20,8 +20,10 @@ import tempfile
 from types import ModuleType
 
 LIBRARIES = ("torch", "open_clip", "pandas", "scipy.stats", "matplotlib.pyplot")  # IPython would mean a notebook
-# beginnings of variables that no library reads when it is imported; open_clip sets the last two
-OWN = ("PARNB_", "PYTEST_", "TOKENIZERS_PARALLELISM", "TORCHINDUCTOR_CACHE_DIR")
+# beginnings of variables that no library reads when it is imported
+OWN = ("PARNB_", "PYTEST_")
+OWN += ("TOKENIZERS_PARALLELISM", "TORCHINDUCTOR_CACHE_DIR")  # open_clip sets them when a test imports it
+OWN += ("KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK")  # joblib and scikit-learn do
 ENDED: list[int] = []  # the exit code of a forked program
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from forks import FORKS
+from forks import FORKS, OWN
 from processes import PARNB
 from waiting import wait_for
 
@@ -43,6 +43,14 @@ def test_libraries_would_read_another_environment():
     assert FORKS.python(os.environ | dict(CUDA_VISIBLE_DEVICES="1")) == [sys.executable]
 
 
+def test_libraries_that_a_test_imports_set_no_other_variable():
+    "Or commands after that test would be real processes, six seconds slower."
+    libraries = "torch, open_clip, joblib, sklearn.manifold, transformers, diffusers, datasets, papermill, submitit"
+    code = f"import os; before = {{*os.environ}}; import {libraries}; print(*{{*os.environ}} - before)"
+    new = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert [name for name in new if not name.startswith(OWN)] == []
+
+
 def test_hashes_and_random_numbers_differ():
     "Or a key that depends on the order of a set would be found again by chance."
     code = "import numpy as np; print(hash('a')); print(np.random.rand())"
@@ -51,9 +59,11 @@ def test_hashes_and_random_numbers_differ():
     assert hashes[0] != hashes[1] and len({*numbers}) == 4
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="programs are forked on Linux only")
 def test_it_ends_with_its_client(tmp_path):
     code = "import os, pathlib, time; pathlib.Path('id').write_text(str(os.getpid())); time.sleep(600)"
-    p = subprocess.Popen([*FORKS.python(os.environ), "-c", code], cwd=tmp_path)
+    assert (forked := FORKS.python(os.environ)) != [sys.executable]
+    p = subprocess.Popen([*forked, "-c", code], cwd=tmp_path)
     pid = wait_for(lambda: (tmp_path / "id").exists() and (tmp_path / "id").read_text(), "the program is at work", p)
     p.kill()
     wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "the program has ended")

@@ -17,6 +17,7 @@ from parnb.data.corpora import open_source
 from parnb.data.scenes import PROMPTS, scenes
 from parnb.data.shards import read_manifest
 from parnb.study import filter as study
+from parnb.study.own import own_scale
 
 COUNT, POISONED = 60, 3
 MODEL = ["filter", "--model", "tiny-rn", "--checkpoint", "emoji"]
@@ -201,6 +202,27 @@ def test_a_failure_while_writing_leaves_no_file(source, tmp_path):
             beside.write_text("id\n")
             study.write_kept_rows(folder / "pairs.csv", new, kept, tmp_path, **columns)
     assert not list(tmp_path.iterdir())
+
+
+def test_interrupted_shards_go_on(source, tmp_path, monkeypatch):
+    "A shard that is whole when the process is stopped is not written again; other settings do not mix with it."
+    folder, _ = source
+    scale = own_scale("tiny-rn", "emoji", pairs=folder / "files", base="tiny")
+    how = (scale, "rn", study.pair_detector("clip_similarity").make(), tmp_path / "kept")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr("parnb.data.shards.write_manifest", stop)
+        study.filter_source(*how, drop=0.2)
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]  # no csv of scores yet
+    before = (tmp_path / "kept" / "00000.tar").stat().st_mtime_ns
+    with pytest.raises(ParnbError, match="already holds something else"):
+        study.filter_source(*how, drop=0.1)
+    assert study.filter_source(*how, drop=0.2).dropped == 12
+    assert (tmp_path / "kept" / "00000.tar").stat().st_mtime_ns == before
+    assert sorted(p.name for p in (tmp_path / "kept").iterdir()) == ["00000.tar", "manifest.json"]
 
 
 def test_each_option_of_the_source_reaches_the_scale(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from ..data.corpora import CAPTION_COLUMNS, IMAGE_COLUMNS, find_column, is_shard
 from ..data.csv_rows import _problem, _rows, read_header
 from ..data.images import take_lazily, with_preprocessing
 from ..data.pairs import Pairs
-from ..data.shards import write_shards
+from ..data.shards import unfinished, write_shards
 from ..detectors.base import Defender, Detector
 from ..lazy import open_clip
 from ..models.clip import image_size, load_clip, model_key
@@ -139,7 +139,9 @@ def check_files(
     out: str | Path,  # the csv, or the folder of shards, to be written
     is_csv: bool,  # the source is a csv
 ) -> tuple[Path, Path]:  # the same, and the csv of scores beside it
-    "Find out before any work where files go. Raises `ParnbError` rather than replace one. Source: ours."
+    """Find out before any work where files go; shards that were not finished go on.
+
+    Raises `ParnbError` rather than replace a file. Source: ours."""
     out = named_path(out)
     if is_csv and out.suffix.lower() != ".csv":
         raise ParnbError(f"--out {out} must end with .csv, because the pairs come from a csv: write {out}.csv")
@@ -149,7 +151,7 @@ def check_files(
         )
     scores = out.with_name(f"{out.stem if is_csv else out.name}-scores.csv")
     for p in (out, scores):
-        if p.exists():
+        if p.exists() and not (p == out and unfinished(out)):
             raise ParnbError(f"{p} exists already, and parnb filter replaces nothing: choose another --out")
     check_out(out, folder=False)
     return out, scores
@@ -222,16 +224,16 @@ def filter_source(
     chosen = keep_pairs(ranked, drop)
     kept = chosen.copy()
     kept[bad] = False  # shards would hold them as grey images
-    with locked(out):
+    with locked(beside):
         check_files(out, source is not None)  # another process may have been faster
-        with _replacing(out) as new, _replacing(beside) as table:
+        with _replacing(beside) as table:
             _write_scores(table, pairs, scores, kept)
             if source is None:
                 about = dict(kept_by=type(detector).__name__, parameters=detector.model_dump(), drop=drop)
-                new.mkdir()
-                write_shards(take_lazily(pairs, kept), new, about)
+                write_shards(take_lazily(pairs, kept), out, about)
             else:
                 columns = {k: options[k] for k in ("image", "caption", "root", "sep") if k in options}
-                write_kept_rows(source, new, kept, out.parent, **columns)
+                with _replacing(out) as new:
+                    write_kept_rows(source, new, kept, out.parent, **columns)
     counts = dict(dropped=int((~chosen).sum()), unreadable=int((chosen & ~kept).sum()))
     return Filtered(len(pairs), threshold=float(scores[~chosen].min()), out=out, scores=beside, **counts)

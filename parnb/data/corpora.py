@@ -155,7 +155,7 @@ def _shard_rows(path: str, shard: int, ext: str, what: str, check: Callable) -> 
 
 # %% ../../nbs/api/data/corpora.ipynb #c1feefb6
 def load_dataset(
-    name: str,  # "org/name", perhaps with "@commit" and then "#split"; or a folder
+    name: str,  # "org/name", perhaps with ":configuration", "@commit" and "#split" in this order; or a folder
     split: str,  # "train", where the name has no other
     **options,  # of `datasets.load_dataset`
 ):  # a `datasets.Dataset`, or an `IterableDataset` with streaming=True
@@ -168,18 +168,19 @@ def load_dataset(
         return datasets.load_dataset(path, **dict(split=split) | named, **options)
     except Exception as e:
         raise ParnbError(
-            f"the dataset {name} cannot be loaded ({type(e).__name__}: {first_line(e)}): check its name, split "
-            f"{named.get('split', split)!r} (other: hf:{path}#SPLIT) and network, or download it and give its folder"
+            f"the dataset {name} cannot be loaded ({type(e).__name__}: {first_line(e)}): check network, name and split "
+            f"{named.get('split', split)!r} (other: hf:{path}:CONFIGURATION#SPLIT), or download it and give its folder"
         ) from None
 
 
 def _pinned(name: str) -> tuple[str, dict[str, str]]:
-    "A dataset's name, and what is named besides: the revision after an @, the split after a #."
+    "A dataset's name, and what is named besides, as `datasets.load_dataset` calls it."
     if Path(name).exists():
         return name, {}
     name, _, split = name.partition("#")
     name, _, revision = name.partition("@")
-    return name, {k: v for k, v in dict(revision=revision, split=split).items() if v}
+    name, _, configuration = name.partition(":")
+    return name, {k: v for k, v in dict(name=configuration, revision=revision, split=split).items() if v}
 
 
 def image_reader(
@@ -385,7 +386,7 @@ def _open_hub(name: str, size: int, image, caption, most, limit, split: str, str
 
 # %% ../../nbs/api/data/corpora.ipynb #fffad3c5
 def open_source(
-    source: str | Path,  # "pairs.csv", "shards/{00000..00331}.tar", a folder, or "hf:org/name@commit#split"
+    source: str | Path,  # "pairs.csv", "shards/{00000..00331}.tar", a folder, or "hf:org/name:config@commit#split"
     size: int,  # px, the model's image size
     image: str | None = None,  # the column of images; by default the first with a usual name
     caption: str | None = None,  # the column of captions; by default the first with a usual name

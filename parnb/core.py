@@ -6,7 +6,8 @@
 __all__ = ['CHECKOUT', 'PACKAGE', 'SHIPPED', 'DATA', 'FIGS', 'PRETRAINED', 'RELEASED', 'NBS', 'PRESETS', 'CACHE', 'ARTIFACTS',
            'RUNS', 'LOCAL', 'SCIENCE', 'LARGEST', 'WAIT', 'ParnbError', 'pick', 'content_key', 'file_sha256',
            'read_file', 'explain_os', 'cores', 'first_line', 'named_path', 'without_folders', 'new_folder',
-           'write_file', 'locked', 'is_locked', 'cached', 'building', 'preparing', 'join_first', 'keep_memory']
+           'write_file', 'locked', 'is_locked', 'remedy', 'cached', 'building', 'preparing', 'join_first',
+           'keep_memory']
 
 # %% ../nbs/api/core.ipynb #f33ebd8a
 import ctypes
@@ -305,6 +306,15 @@ def is_locked(
         file.unlink()
     lock.release()
     return False
+
+
+def remedy(
+    folder: Path,  # whose content is damaged
+    otherwise: str,  # what to do if it is none of parnb's own: then nobody is told to delete it
+) -> str:
+    "What to do about a damaged folder. Source: ours."
+    ours = any(folder.resolve().is_relative_to(p.resolve()) for p in (CACHE, ARTIFACTS, RUNS))
+    return f"delete the folder {folder} and run again" if ours else otherwise
 
 
 def cached(

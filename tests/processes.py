@@ -63,6 +63,13 @@ def parnb(data, *args, real=False, **more):
     return python(env(data, **more), PARNB, *args, real=real)
 
 
+def git(folder, *words):
+    "What git prints in a folder; settings of this machine and of a hook take no part."
+    command = ["git", *"-c user.name=A -c user.email=a@example.com -c commit.gpgsign=false".split(), *words]
+    free = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    return subprocess.run(command, cwd=folder, env=free, capture_output=True, text=True, check=True).stdout.rstrip()
+
+
 def several(commands, environment, cwd=None):
     "Run commands one after the other in one process; returns what each did."
     given = json.dumps([[str(w) for w in c] for c in commands])

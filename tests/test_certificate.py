@@ -101,9 +101,10 @@ def test_a_model_compared_with_itself(certified, data, images):
 
 def test_a_further_training_is_kept_and_measured(tmp_path, monkeypatch):
     "Of two steps; its pairs are a csv, from which those of the target are left out."
-    from parnb.study import certificate, further as trainings, own
+    from parnb.study import artifacts, certificate, further as trainings, own
 
     monkeypatch.setattr(own, "DATA", tmp_path)
+    monkeypatch.setattr(artifacts, "ARTIFACTS", tmp_path / "artifacts")
     pairs = make_data(tmp_path / "own", pairs=64) / "pairs.csv"
     scale = own.own_scale(CLEAN, pairs=pairs, base="tiny")
     rebound = trainings.rebound_of("tiny", CLEAN).smallest()

@@ -4,11 +4,10 @@ A model that is not backdoored, or that is measured in the wrong way, must not l
 
 import json
 import shutil
-import subprocess
 
 import pytest
 from small_scale import make_data, make_model
-from processes import PARNB, env, fails_with, several
+from processes import env, fails_with, parnb, several
 
 EMOJI = ["measure", "--model", "tiny-rn", "--checkpoint", "emoji"]
 VIT = ["measure", "--model", "tiny-vit", "--checkpoint", "emoji"]
@@ -137,14 +136,10 @@ def test_broken_images_are_counted_and_listed(done):
 
 
 def test_only_the_first_process_of_torchrun_measures(tmp_path):
-    "The others find or train the model, and end without an error, which would stop the first one."
-    done = subprocess.run(
-        [PARNB, "measure", "--attack", "none", "--method", "none"],
-        env=env(tmp_path, RANK="1"),
-        capture_output=True,
-        text=True,
-    )
+    "The others end without an error, which would stop the first one; here is nothing to train together."
+    done = parnb(tmp_path, "measure", "--smoke", "--attack", "none", "--method", "none", RANK="1")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert not [*tmp_path.glob("artifacts/*")]
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -25,7 +25,8 @@ def places(tmp_path, monkeypatch):
     return places
 
 
-def test_a_member_from_its_training_to_its_row(places):
+def test_a_member_from_its_training_to_its_row(places, tmp_path, monkeypatch):
+    monkeypatch.setattr("parnb.study.artifacts.ARTIFACTS", tmp_path / "artifacts")
     poisoned, control = population("rn")[:2].to_dict("records")
     rows = pd.concat([audit_member(m, smoke=True) for m in (poisoned, control)])
     assert rows.detector.nunique() == len(rows) / 2 == len(load_population()["audit"]["detectors"])

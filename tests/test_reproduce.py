@@ -34,8 +34,9 @@ runs = [make_run(method="none", seed=s) for s in (0, 1)]
 assert not reproduce.Pool({r.key: (r, set()) for r in runs}, 2, "local", {}).compute()
 """
 ENDED = """
-import os, signal
-os.cpu_count = lambda: 2  # with one core, no other process renders
+import signal
+import parnb.data.scenes
+parnb.data.scenes.cores = lambda: 2  # with one core, no other process renders
 from parnb.study.reproduce import compute_run
 from parnb.study.runs import make_run
 signal.signal(signal.SIGTERM, lambda *_: None)  # as submitit does before it calls

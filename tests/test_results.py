@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import CommandLine
-from processes import PARNB, env, several
+from processes import PARNB, env, git, parnb, several
 
 from parnb.core import CHECKOUT, RELEASED, ParnbError
 from parnb.data.scenes import NAMES
@@ -41,10 +41,10 @@ class Checkout:
         preset.write_text(json.dumps(content))
         self.git("init", "-q")
         self.git("add", "-A")
-        self.git("-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "a checkout")
+        self.git("commit", "-q", "-m", "a checkout")
 
     def git(self, *command):
-        return subprocess.run(["git", *command], cwd=self.folder, check=True, capture_output=True, text=True).stdout
+        return git(self.folder, *command)
 
     def parnb(self, *commands):
         "Run commands with its own data folder; returns what each prints."
@@ -214,6 +214,13 @@ def test_a_difference_of_any_two_rows_is_shown(released):
     assert all(len(explain.difference(a, b)) for a, b in zip(neighbours, neighbours[1:]))
 
 
+def test_two_keys_are_compared(tmp_path):
+    one, other = (make_run(attack="badnet_stripes", method="par", seed=s).key for s in (0, 1))
+    printed = parnb(tmp_path, "explain", one[:8], other[:8]).stdout.split("\n")
+    assert printed[0].split() == ["setting", one, other]
+    assert any(line.split() == ["seed", "0", "1"] for line in printed[1:])
+
+
 def test_the_settings_in_words_make_the_same_run(released):
     "What `explain` lists besides the usual settings is all that differs from them."
     scale, runs = released
@@ -296,7 +303,7 @@ def test_a_full_training_of_one_epoch_is_a_result():
 
 def test_other_processes_of_torchrun_end_where_a_result_exists(tmp_path):
     command = [PARNB, "measure", "--attack", "badnet_stripes", "--method", "par"]
-    done = subprocess.run(command, env=env(tmp_path, RANK="1"), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=env(tmp_path, RANK="1"), capture_output=True, text=True, timeout=1200)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert not (tmp_path / "artifacts").exists()
 

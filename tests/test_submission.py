@@ -1,13 +1,11 @@
 "A method of somebody else on the board: a claim is made, recomputed, and refused where it is false."
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from processes import PARNB, env, fails_with, python, several
+from processes import PARNB, env, fails_with, git, python, several
 from scripts import load_script
 
 from parnb.core import CACHE, ParnbError, file_sha256
@@ -197,12 +195,6 @@ def test_a_method_gives_no_verdict(made, tmp_path, at, says):
     fails_with(done, says)
     assert not done.stdout and "confirmed, 1 of 1 cells" in done.stderr
     assert not [*(tmp_path / "data").rglob("verified/*")]
-
-
-def git(folder, *words):
-    command = ["git", *"-c user.name=A -c user.email=a@example.com -c commit.gpgsign=false".split(), *words]
-    free = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    return subprocess.run(command, cwd=folder, env=free, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_held_out_cases_belong_to_the_commit_of_the_method(tmp_path):

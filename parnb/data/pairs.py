@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..core import ARTIFACTS, CACHE, ParnbError, file_sha256, pick, read_file
+from ..core import ParnbError, file_sha256, pick, read_file, remedy
 from .unusable import Lost, check_lost
 from ..lazy import torchvision
 from ..progress import progress
@@ -164,9 +164,8 @@ def open_pairs(
     "Read pairs and verify their checksum. Raises `ParnbError` where it does not match. Source: ours."
     meta = json.loads((path / "pairs.json").read_text(encoding="utf-8"))
     if file_sha256(path / "images.npy") != meta["sha256"]:
-        ours = any(path.resolve().is_relative_to(p.resolve()) for p in (CACHE, ARTIFACTS))
-        remedy = f"delete the folder {path} and run again" if ours else "write the pairs again"
-        raise ParnbError(f"{path / 'images.npy'} is damaged (its checksum does not match): {remedy}")
+        again = remedy(path, "write the pairs again")
+        raise ParnbError(f"{path / 'images.npy'} is damaged (its checksum does not match): {again}")
     captions = [c[0] if len(c) == 1 else c for c in meta["captions"]]
     return Pairs(
         np.load(path / "images.npy", mmap_mode="r"),

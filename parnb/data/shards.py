@@ -19,17 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from parnb.core import (
-    ARTIFACTS,
-    CACHE,
-    LARGEST,
-    ParnbError,
-    content_key,
-    explain_os,
-    file_sha256,
-    locked,
-    write_file,
-)
+from ..core import LARGEST, ParnbError, content_key, explain_os, file_sha256, locked, remedy, write_file
 from .images import IMAGE_SUFFIXES
 from .pairs import Pairs, concat, from_dataset, whole_ids
 from .scenes import SIZE
@@ -56,9 +46,8 @@ def pack_shard(
 
 # %% ../../nbs/api/data/shards.ipynb #225ce1e2
 def _again(folder: Path) -> str:
-    "How to get whole shards again; only a folder in the cache may be deleted."
-    ours = any(folder.resolve().is_relative_to(p.resolve()) for p in (CACHE, ARTIFACTS))
-    return f"delete the folder {folder} and run again" if ours else "write the pairs into a new folder"
+    "How to get whole shards again."
+    return remedy(folder, "write the pairs into a new folder")
 
 
 def read_manifest(
@@ -214,17 +203,17 @@ def _read_shard(path: Path, sha: str | None, size: int, limit: float) -> Pairs:
     "The pairs of one shard, whose checksum is verified where it is known."
     from webdataset.tariterators import group_by_keys
 
-    remedy = f"restore {path.name}, or {_again(path.parent)}"
+    again = f"restore {path.name}, or {_again(path.parent)}"
     if not path.is_file():
-        raise ParnbError(f"{path} is missing: {remedy}")
+        raise ParnbError(f"{path} is missing: {again}")
     if sha and file_sha256(path) != sha:
-        raise ParnbError(f"{path} is truncated or altered (its checksum does not match the manifest): {remedy}")
+        raise ParnbError(f"{path} is truncated or altered (its checksum does not match the manifest): {again}")
     try:
         rows = [_row(r) for r in group_by_keys(_files(path))]
     except (OSError, ValueError, tarfile.TarError, EOFError) as e:
-        raise ParnbError(f"{path} cannot be read ({e}): {remedy}") from None
+        raise ParnbError(f"{path} cannot be read ({e}): {again}") from None
     if not rows:
-        raise ParnbError(f"{path} holds no pair: {remedy}")
+        raise ParnbError(f"{path} holds no pair: {again}")
     try:
         return from_dataset(rows, size=size, limit=limit)
     except ParnbError as e:

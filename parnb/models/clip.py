@@ -27,18 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from parnb.core import (
-    ARTIFACTS,
-    CACHE,
-    PRESETS,
-    PRETRAINED,
-    RUNS,
-    ParnbError,
-    file_sha256,
-    first_line,
-    pick,
-    write_file,
-)
+from ..core import PRESETS, PRETRAINED, ParnbError, file_sha256, first_line, pick, remedy, write_file
 from ..lazy import open_clip
 from parnb.models.folders import (
     architecture_of,
@@ -101,12 +90,9 @@ def quiet_open_clip() -> Iterator[None]:
 
 def _remedy(folder: Path) -> str:
     "What to do about an incomplete or damaged model folder."
-    within = [p for p in (PRETRAINED, CACHE, ARTIFACTS, RUNS) if folder.resolve().is_relative_to(p.resolve())]
-    if PRETRAINED in within:
+    if folder.resolve().is_relative_to(PRETRAINED.resolve()):
         return "reinstall parnb, or restore data/pretrained from the repository"
-    if within:
-        return f"delete the folder {folder} and run again"
-    return "copy the whole model folder again from where you obtained it, or restore it from a backup"
+    return remedy(folder, "copy the whole model folder again from where you obtained it, or restore it from a backup")
 
 # %% ../../nbs/api/models/clip.ipynb #71ecd077
 _CODE = "is code of its author, which is not executed: give a model whose tokenizer is one of transformers' own"

@@ -6,20 +6,18 @@
 __all__ = ['answer_cases', 'answer_images', 'answers_html']
 
 # %% ../../nbs/api/show/answers.ipynb #16ce0ee4
-import base64
 import io
-import json
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
 
-from ..core import PRESETS
 from ..evaluation.metrics import triggered_accuracy
 from ..evaluation.statistics import rate_with_interval
 from ..models.clip import pixels
 from ..scales import scale_name
+from .report import data_url, fill, for_script
 from ..study.protocol import UNCLEANED, decisions, evidence, load_protocol, row_settings, all_rows
 from ..study.rates import in_words
 from ..study.results import predictions, recorded_file
@@ -80,7 +78,7 @@ def _uri(x: np.ndarray) -> str:  # uint8 [H, W, 3]
     "An image as a data URI."
     out = io.BytesIO()
     Image.fromarray(x).save(out, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return data_url(out.getvalue(), "jpeg")
 
 
 def answer_images(
@@ -102,8 +100,6 @@ def answers_html(
     count: int = 12,  # images, evenly spaced over the classes
 ) -> str:  # a fragment of a page, with its script
     "A choice of image, trigger, cleaner and strength, and what the models answer. Source: ours."
-    from jinja2 import Template
-
     p = load_protocol()
     names = data_of(p["scale"]).names
     at = np.linspace(0, len(names), count, endpoint=False).astype(int)
@@ -121,6 +117,4 @@ def answers_html(
         budget=p["primary"]["budget"],
         first=max(runs, key=lambda a: len(runs[a])),  # shown first: the attack of which most is known
     )
-    text = (PRESETS / "answers.html").read_text(encoding="utf-8")
-    about = dict(data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"), target=target, first=shown["clean"][0])
-    return Template(text, autoescape=True).render(about)
+    return fill("answers", data=for_script(data), target=target, first=shown["clean"][0])

@@ -6,7 +6,6 @@
 __all__ = ['audit_html']
 
 # %% ../../nbs/api/show/audit.ipynb #696ea237
-import base64
 import html
 import io
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from PIL import Image
 
 from ..detectors.base import Finding
 from ..registry import find
-from .report import render_page
+from .report import data_url, fill
 from ..study.artifacts import versions
 from ..study.audit import Audit, caution, success_words
 from ..study.flags import FLAG_CAUTION, Flags, summary
@@ -30,7 +29,7 @@ def _png(picture: np.ndarray, zoom: int = 2) -> str:
     out, image = io.BytesIO(), Image.fromarray(picture)
     zoom = zoom if image.height < 128 else 1
     image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(out, "png", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return data_url(out.getvalue())
 
 
 def _card(s: dict, counted: str) -> dict:
@@ -110,4 +109,4 @@ def audit_html(
     against = f" It is compared with {audit.reference}." if audit.reference else " It is compared with no other model."
     made = f"Made with parnb {v['parnb']}, torch {v['torch']}, Python {v['python']}."
     intro = [f"{audit.images} clean images, {audit.classes} classes.{against}", caution(audit), *usual, made]
-    return render_page(title=f"Audit of {audit.model}", intro=intro, figures=contents, tables=[], parts=parts)
+    return fill("report", title=f"Audit of {audit.model}", intro=intro, figures=contents, tables=[], parts=parts)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import PRESETS, RELEASED, ParnbError
+from ..core import RELEASED, ParnbError
 from ..evaluation.metrics import triggered_accuracy
+from .report import fill, for_script
 from ..study.cost import relative_cost
 from ..study.measure import listed
 from ..study.protocol import ASR, CA, UNCLEANED, all_rows, load_protocol, outcomes
@@ -182,15 +183,11 @@ def board_html(
     cells: pd.DataFrame,  # of `board_cells`
 ) -> str:  # a fragment of a page, with its script
     "The leaderboard with a choice of budget and attack, and columns that sort. Source: ours."
-    from jinja2 import Template
-
     p = load_protocol()
     attacks = {"": "all"} | {a: in_words("attack", a) for a in p["attacks"]}
     columns = [k for k in _HEADS if k != "rebound" or cells[REBOUND].notna().any()]
     places = [(b, a) for b in p["selection"]["budgets"] for a in attacks]
     tables = {f"{b} {a}": _shown(leaderboard(cells, b, a or None), columns) for b, a in places}
-    text = (PRESETS / "board.html").read_text(encoding="utf-8")
     about = dict(heads=[_HEADS[k] for k in columns], budgets=p["selection"]["budgets"], budget=p["primary"]["budget"])
     first = tables[f"{p['primary']['budget']} "]
-    data = json.dumps(tables).replace("<", "\\u003c")  # a label cannot end the script
-    return Template(text, autoescape=True).render(attacks=attacks, first=first, data=data, **about)
+    return fill("board", attacks=attacks, first=first, data=for_script(tables), **about)

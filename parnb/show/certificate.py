@@ -10,7 +10,7 @@ import html
 
 from ..registry import find
 from .audit import _found, _item
-from .report import render_page
+from .report import fill
 from ..study.artifacts import versions
 from ..study.audit import Audit
 from parnb.study.certificate import (
@@ -121,4 +121,4 @@ def certificate_html(
         f"Made with parnb {v['parnb']}, torch {v['torch']}, Python {v['python']}.",
     ]
     contents = [i for _, items in parts for i in items if "image" not in i]
-    return render_page(title="Certificate of a cleaning", intro=intro, figures=contents, tables=[], parts=parts)
+    return fill("report", title="Certificate of a cleaning", intro=intro, figures=contents, tables=[], parts=parts)

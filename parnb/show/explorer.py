@@ -6,7 +6,6 @@
 __all__ = ['CELL', 'Controls', 'Explorer']
 
 # %% ../../nbs/api/show/explorer.ipynb #12e9ac08
-import base64
 import io
 import threading
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from parnb.show.comparison import (
     map_file,
     map_of,
 )
+from .report import data_url
 from ..study.artifacts import embeddings
 from ..study.rates import symbol
 from ..study.runs import Run, make_run, regimes
@@ -108,12 +108,11 @@ class Controls:
 CELL = '<{} style="padding: 0 1.2em; line-height: 1.5; text-align: left">'  # of the table of rates
 
 
-def _png(shown: Comparison, dpi: int = 130) -> str:
+def _png(shown: Comparison) -> str:
     "A comparison as an `img` element that holds its picture, with a description."
-    fig_comparison(shown).savefig(out := io.BytesIO(), format="png", dpi=dpi)
-    data = base64.b64encode(out.getvalue()).decode()
+    fig_comparison(shown).savefig(out := io.BytesIO(), format="png", dpi=130)
     style = "width:100%;max-width:1080px"
-    return f'<img style="{style}" alt="{escape(describe(shown))}" src="data:image/png;base64,{data}">'
+    return f'<img style="{style}" alt="{escape(describe(shown))}" src="{data_url(out.getvalue())}">'
 
 
 def _main(method: str, value: float) -> dict[str, float]:

@@ -240,20 +240,25 @@ def together(
 _FEW = 5  # fewer scores of each kind say too little
 
 
-def _above(s: Scores) -> dict[str, str]:
+def _above(rows: pd.DataFrame) -> dict[str, str]:
     "How many models lie above the threshold that no control which sets it exceeds; empty: none is set."
-    found = {k.removesuffix("@0%"): v for k, v in measures(s).items() if k.endswith("@0%")}
-    return {k: f"{v.sum()} of {len(v)}" for k, v in found.items()}
+    poisoned = rows.role == "poisoned"
+    kinds = poisoned, poisoned & (rows.part == "held_out")
+    found = [{k[:3]: v for k, v in measures(scores_of(rows, w)).items() if k.endswith("@0%")} for w in kinds]
+    both, new = ({k: f"{v.sum()} of {len(v)}" for k, v in f.items()} for f in found)
+    if both and 0 < len(found[1]["TPR"]) < len(found[0]["TPR"]):
+        both["TPR"] += f" (held out from the development of detectors: {new['TPR']})"
+    return both
 
 
-def _at_threshold(s: Scores) -> list[str]:
+def _at_threshold(rows: pd.DataFrame, s: Scores) -> list[str]:
     "The same in words."
-    if not (above := _above(s)):
+    if not (above := _above(rows)):
         return []
     text = (
         f"above {threshold(s.score[s.sets], 0):.2f}, the highest of the {s.sets.sum()} clean ones that set a threshold"
     )
-    return [f"{text}, lie {above['FPR']} other clean ones and {above['TPR']} backdoored ones"]
+    return [f"{text}, lie, of other clean ones, {above['FPR']}, and of backdoored ones {above['TPR']}"]
 
 
 def usual_scores(
@@ -273,7 +278,7 @@ def usual_scores(
                 f"{of} {g.min():.2f} to {g.max():.2f} (median {np.median(g):.2f}, n = {len(g)})"
                 for of, g in groups.items()
             ]
-            parts += _at_threshold(s)
+            parts += _at_threshold(here, s)
             known.append(name)
             parts_of = set(here.part[here.backdoored.notna()])
             developed = " that detectors were developed on" * (parts_of == {"development"})
@@ -282,9 +287,10 @@ def usual_scores(
                 "on other models, classes and images they differ"
             )
     both = together(r[r.detector.isin(known)])
-    if len(known) > 1 and (above := _above(scores_of(both, both.role == "poisoned"))):
+    if len(known) > 1 and (above := _above(both)):
         out.append(
-            f"Of the small ResNets that all {len(known)} detectors scored, at least one detector flags {above['TPR']} "
-            f"backdoored ones and {above['FPR']} other clean ones: several find more, and raise more false alarms"
+            f"Of the small ResNets that all {len(known)} detectors scored, at least one detector flags, of clean ones "
+            f"that set no threshold, {above['FPR']}, and of backdoored ones {above['TPR']}: several find more, and "
+            "raise more false alarms"
         )
     return out

@@ -35,10 +35,10 @@ def rebound_of(
     scale: str | None,  # as typed
     model: str | Path,  # an architecture or a model folder
     lr: float | None = None,  # the learning rate; None: the protocol's, which was chosen for one architecture alone
-) -> Rebound:  # 300 steps
+) -> Rebound:  # as many steps as the longest of the protocol
     "A further training. Raises `ParnbError` without a learning rate for a model that has no usual one. Source: ours."
     p = load_protocol()
-    usual, steps = p["rebound"]["training"], p["rebound"]["training"]["measured"][0]
+    usual, steps = p["rebound"]["training"], p["rebound"]["training"]["measured"][-1]
     if lr is not None and not lr > 0:
         raise ParnbError(f"--rebound-lr {lr:g} trains nothing: give a number above 0")
     known = scale == p["scale"]

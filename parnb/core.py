@@ -311,7 +311,7 @@ def is_locked(
 def remedy(
     folder: Path,  # whose content is damaged
     otherwise: str,  # what to do if it is none of parnb's own: then nobody is told to delete it
-) -> str:
+) -> str:  # an advice
     "What to do about a damaged folder. Source: ours."
     ours = any(folder.resolve().is_relative_to(p.resolve()) for p in (CACHE, ARTIFACTS, RUNS))
     return f"delete the folder {folder} and run again" if ours else otherwise

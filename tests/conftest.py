@@ -37,6 +37,15 @@ def _end_what_was_started():
     STARTED.clear()
 
 
+@pytest.fixture(autouse=True)
+def _leave_the_environment_as_it_was():
+    "Commands of later tests are forked only in the environment that they are expected in."
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def browser():
     "A headless Chromium, driven by playwright."

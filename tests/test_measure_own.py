@@ -136,7 +136,7 @@ def test_broken_images_are_counted_and_listed(done):
 
 
 def test_only_the_first_process_of_torchrun_measures(tmp_path):
-    "The others end without an error, which would stop the first one; here is nothing to train together."
+    "The others end without an error, which would stop the first one; this run trains nothing."
     done = parnb(tmp_path, "measure", "--smoke", "--attack", "none", "--method", "none", RANK="1")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert not [*tmp_path.glob("artifacts/*")]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import CommandLine
-from processes import PARNB, env, git, parnb, several
+from processes import LONGEST, PARNB, env, git, parnb, several
 
 from parnb.core import CHECKOUT, RELEASED, ParnbError
 from parnb.data.scenes import NAMES
@@ -303,7 +303,7 @@ def test_a_full_training_of_one_epoch_is_a_result():
 
 def test_other_processes_of_torchrun_end_where_a_result_exists(tmp_path):
     command = [PARNB, "measure", "--attack", "badnet_stripes", "--method", "par"]
-    done = subprocess.run(command, env=env(tmp_path, RANK="1"), capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(command, env=env(tmp_path, RANK="1"), capture_output=True, text=True, timeout=LONGEST)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert not (tmp_path / "artifacts").exists()
 

@@ -40,11 +40,15 @@ def test_the_poisoned_pairs_are_those_that_are_written(tmp_path):
     assert all(mentions(written.captions[int(i)], "banana") for i in at)
 
 
-def test_further_training_is_measured(own_artifacts):
+def test_further_training_is_measured(own_artifacts, monkeypatch):
     "The model of `measure --rebound` is the one after it, not the cleaned one."
     run = make_run(smoke=True, attack="badnet_stripes", method="ft", rebound=dict(at=300, lr=1e-3))
     before, after = (model_key(load_clip(f(run))[0]) for f in (artifacts.cleaned_clip, artifacts.final_clip))
-    assert before != after
+    seen = []
+    monkeypatch.setattr(artifacts, "embed_images", lambda model, *a, **k: seen.append(model_key(model)) or {})
+    with pytest.raises(KeyError):  # there are no embeddings to predict with
+        measure.measure(run, fresh=True)
+    assert before != after and seen == [after]
 
 
 def test_a_linear_probe_is_measured(monkeypatch):
@@ -97,7 +101,7 @@ def test_clean_and_triggered_images_are_retrieved_apart(monkeypatch):
 
 @pytest.mark.parametrize("margin, chosen", [(0, 1), (1, 2)])
 def test_a_calibration_has_its_margin(monkeypatch, margin, chosen):
-    "Two of four strengths leave no canary."
+    "Of four strengths the weakest leaves a canary."
     lrs, tried = [1.0, 2.0, 3.0, 4.0], []
 
     def rates(folder, run, planted):
@@ -123,7 +127,7 @@ def test_an_attack_that_failed_is_told(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("detector, told", [("clip_similarity", True), ("density", False)])
-def test_a_ranking_by_the_suspect_is_told(monkeypatch, capsys, detector, told):
+def test_a_warning_tells_what_ranks_only_with_a_clean_model(monkeypatch, capsys, detector, told):
     monkeypatch.setattr("parnb.study.filter.filter_source", lambda *a: "filtered")
     monkeypatch.setattr("parnb.scales.load_preset", lambda scale: dict(encoder="rn"))
     monkeypatch.setattr(filter, "_own", lambda typed: dict(scale="mine"))
@@ -133,7 +137,7 @@ def test_a_ranking_by_the_suspect_is_told(monkeypatch, capsys, detector, told):
     assert ("tells nothing" in printed.err) == told and "filtered" in printed.out
 
 
-def test_usual_scores_are_those_of_as_many_images():
+def test_usual_scores_are_shown_for_as_many_images_as_they_were_scored_with():
     made = SimpleNamespace(images=256, findings=dict(inversion=None))
     assert len(audit._usual(made, {})) == 1 and "on small ResNets" in audit._usual(made, {})[0]
     assert not audit._usual(SimpleNamespace(images=255, findings=made.findings), {})

@@ -6,14 +6,14 @@ import os
 import subprocess
 
 import pytest
-from conftest import ROOT, offline
-from processes import PARNB, env, fails_with, git, several
+from conftest import offline
+from processes import PARNB, env, fails_with, several
 
 import parnb
 from parnb.core import PRETRAINED, ParnbError, file_sha256
 from parnb.models.clip import load_clip
 from parnb.study import zoo
-from parnb.study.artifacts import read_record
+from parnb.study.artifacts import commit, read_record
 
 MOST = 50 * 2**20  # bytes of all weights
 MODELS = zoo.zoo()
@@ -24,7 +24,7 @@ def drawn() -> list[str]:
     "One model by the hash of the commit, since each takes half a minute; all with PARNB_ZOO=all."
     if os.environ.get("PARNB_ZOO") == "all":
         return [m.name for m in MODELS]
-    head = git(ROOT, "rev-parse", "HEAD") if (ROOT / ".git").exists() else ""  # one draw, whatever changes meanwhile
+    head = commit().partition(" ")[0]  # the same for each process of pytest, whatever changes meanwhile
     return [min((m.name for m in MODELS), key=lambda n: hashlib.sha256((head + n).encode()).digest())]
 
 

@@ -169,7 +169,7 @@ def load_dataset(
     except Exception as e:
         raise ParnbError(
             f"the dataset {name} cannot be loaded ({type(e).__name__}: {first_line(e)}): check network, name and split "
-            f"{named.get('split', split)!r} (other: hf:{path}:CONFIGURATION#SPLIT), or download it and give its folder"
+            f"{named.get('split', split)!r} (hf:NAME:CONFIGURATION@COMMIT#SPLIT), or download it and give its folder"
         ) from None
 
 

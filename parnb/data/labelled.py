@@ -72,8 +72,7 @@ _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
 
 
 def open_classes(
-    source: str
-    | Path,  # a folder with one folder per class, shards with .cls labels, or "hf:org/name:config@commit#split"
+    source: str | Path,  # a folder with one per class, shards with .cls, or "hf:org/name:config@commit#split"
     size: int,  # px, the model's image size
     names: Sequence[str] | None = None,  # class names in order; by default open_clip's for ImageNet, else the source's
     most: int | None = None,  # use at most this many images, spread evenly over all

@@ -69,8 +69,8 @@ def read_manifest(
 
 def unfinished(
     folder: Path,  # for shards
-) -> bool:
-    "Whether a set of shards was begun in a folder, and not completed. Source: ours."
+) -> bool:  # whether a set of shards was begun there, and not completed
+    "Find out whether a folder may be continued. Source: ours."
     return not (folder / "manifest.json").exists() and any(folder.glob(".parts-*"))
 
 
@@ -85,7 +85,7 @@ def claim_folder(
     if complete and read_manifest(folder).get("key") == key:
         return None
     if complete or folder.exists() and any(folder.iterdir()) and not parts.exists():
-        raise ParnbError(f"{folder} already holds something else: choose another folder")
+        raise ParnbError(f"{folder} already holds something else, or a part of it: choose another folder")
     try:
         parts.mkdir(parents=True, exist_ok=True)
     except OSError as e:

@@ -23,8 +23,8 @@ from ..study.results import results
 
 # %% ../../nbs/api/show/report.ipynb #b2e1d4c3
 def fill(
-    name: str,  # of a template
-    **content,  # what it shows
+    name: str,  # of a template, "report"
+    **content,  # of "report": title, intro: paragraphs; figures, tables: contents; parts: (heading, entries)
 ) -> str:  # HTML without external files
     "Fill a template of parnb. Source: ours."
     page = Environment(autoescape=True).from_string((PRESETS / f"{name}.html").read_text(encoding="utf-8"))
@@ -33,7 +33,7 @@ def fill(
 
 def for_script(
     data: dict,  # without NaN
-) -> str:
+) -> str:  # JSON
     "Write data as JSON that cannot end the script element that it stands in. Source: ours."
     return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
 
@@ -41,7 +41,7 @@ def for_script(
 def data_url(
     content: bytes,  # of an image file
     kind: str = "png",  # its media type after `image/`
-) -> str:
+) -> str:  # for the attribute `src`
     "An image that a page holds itself. Source: ours."
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 

@@ -146,7 +146,7 @@ PREDICTORS = {
 
 def predictors(
     rows: pd.DataFrame,  # of `calibration_evidence`
-    draws: int = 20_000,  # of the bootstrap
+    draws: int = 2000,  # of the bootstrap
 ) -> pd.DataFrame:  # predictor, models, cleanings, spearman, low, high, beyond_lr, beyond_low, beyond_high
     """How what a defender can see goes together with the true ASR, over models and strengths.
 

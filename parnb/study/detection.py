@@ -246,19 +246,16 @@ def _above(rows: pd.DataFrame) -> dict[str, str]:
     kinds = poisoned, poisoned & (rows.part == "held_out")
     found = [{k[:3]: v for k, v in measures(scores_of(rows, w)).items() if k.endswith("@0%")} for w in kinds]
     both, new = ({k: f"{v.sum()} of {len(v)}" for k, v in f.items()} for f in found)
-    if both and 0 < len(found[1]["TPR"]) < len(found[0]["TPR"]):
-        both["TPR"] += f" (held out from the development of detectors: {new['TPR']})"
-    return both
+    partly = both and 0 < len(found[1]["TPR"]) < len(found[0]["TPR"])
+    return both | dict(new=f" (of those held out from the development of detectors {new['TPR']})" if partly else "")
 
 
 def _at_threshold(rows: pd.DataFrame, s: Scores) -> list[str]:
     "The same in words."
-    if not (above := _above(rows)):
+    if "TPR" not in (above := _above(rows)):
         return []
-    text = (
-        f"above {threshold(s.score[s.sets], 0):.2f}, the highest of the {s.sets.sum()} clean ones that set a threshold"
-    )
-    return [f"{text}, lie, of other clean ones, {above['FPR']}, and of backdoored ones {above['TPR']}"]
+    limit = f"{threshold(s.score[s.sets], 0):.2f}, the highest of the {s.sets.sum()} clean ones that set a threshold"
+    return [f"{above['FPR']} other clean ones and {above['TPR']} backdoored ones lie above {limit}{above['new']}"]
 
 
 def usual_scores(
@@ -287,10 +284,10 @@ def usual_scores(
                 "on other models, classes and images they differ"
             )
     both = together(r[r.detector.isin(known)])
-    if len(known) > 1 and (above := _above(both)):
+    if len(known) > 1 and "TPR" in (above := _above(both)):
         out.append(
-            f"Of the small ResNets that all {len(known)} detectors scored, at least one detector flags, of clean ones "
-            f"that set no threshold, {above['FPR']}, and of backdoored ones {above['TPR']}: several find more, and "
-            "raise more false alarms"
+            f"Of the small ResNets that all {len(known)} detectors scored, at least one detector flags {above['TPR']} "
+            f"backdoored ones{above['new']} and {above['FPR']} other clean ones: several find more, and raise more "
+            "false alarms"
         )
     return out

@@ -88,10 +88,11 @@ class Scenes:
 @lru_cache
 def _warn_moving(place: str) -> None:
     "Print, once for each hub dataset, that nothing tells one content of it from another."
-    if "@" not in place and int(os.environ.get("RANK", 0)) == 0:
+    name, hash_, split = place.partition("#")
+    if "@" not in name and int(os.environ.get("RANK", 0)) == 0:
         print(
             f"WARNING: {place} names no commit, so results stay as they are when the dataset changes on the hub: "
-            f"write {place}@COMMIT",
+            f"write {name}@COMMIT{hash_}{split}",
             file=sys.stderr,
         )
 

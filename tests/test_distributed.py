@@ -171,7 +171,9 @@ def test_two_processes_are_one(done, name, architecture):
 def test_two_processes_resume(done, name):
     "An interrupted training ends with the same weights. The artifacts have one checksum, and name two processes."
     for (calls, saved), (whole, resumed) in (d[name, "stored"] for d in done[1:]):
-        assert (calls, saved) == (3, 1)  # of a monitor that stopped the first training, and saved steps
+        # calls of a monitor that stopped the first training, and saved steps; only a plugin may not train
+        own = cleaners()[name].cls.__module__.startswith("parnb.")
+        assert (calls, saved) in {(3, 1), *([] if own else [(0, None)])}
         assert whole["sha256"] == resumed["sha256"]
         assert whole["versions"]["processes"] == resumed["versions"]["processes"] == "2"
 

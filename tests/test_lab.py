@@ -21,6 +21,7 @@ NBS = Path(__file__).parents[1] / "nbs"
 SMALLEST = dict(attack="badnet_stripes", smoke=True)
 SETTINGS = {"03_par_clean": SMALLEST, "explorer": SMALLEST}
 START, RUN, ANSWER = 300, 1200, 600  # s to start a server, a kernel or a page, to run a notebook, to compute an answer
+PATIENCE = {"Loading": "Keep Waiting", "Select Kernel": "Select"}  # what a slow machine asks, and the answer to it
 PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
 
 
@@ -72,7 +73,10 @@ class Lab:
         deadline, last = time.monotonic() + seconds, ""
         while True:
             if page is not None and (dialogs := page.locator(".jp-Dialog").all_text_contents()):
-                pytest.fail(f"while waiting for {reason}, JupyterLab opened a dialog: {dialogs}")
+                answer = next((a for start, a in PATIENCE.items() if dialogs[0].startswith(start)), None)
+                if answer is None:
+                    pytest.fail(f"while waiting for {reason}, JupyterLab opened a dialog: {dialogs}")
+                page.locator(".jp-Dialog button", has_text=re.compile(f"^{answer}$")).click()
             try:
                 if value := met():
                     return value
@@ -167,8 +171,11 @@ def run_all(lab: Lab, page, name: str):
     lab.wait(f"the cells of {name} in the page", cells.count, START, page)
     indicator = page.locator(f"{PANEL} .jp-Notebook-ExecutionIndicator")
 
-    def idle():
-        return indicator.count() and indicator.first.get_attribute("data-status") == "idle"
+    kernel = page.locator(f"{PANEL} .jp-Toolbar-kernelName")
+
+    def idle():  # before it knows its kernel, the page reports idle too, and answers a command with a dialog
+        known = kernel.count() and "Python" in kernel.first.text_content()
+        return known and indicator.count() and indicator.first.get_attribute("data-status") == "idle"
 
     lab.wait(f"the page of {name} to find its kernel", idle, START, page)
     prompts = page.locator(f"{PANEL} .jp-CodeCell .jp-InputPrompt")

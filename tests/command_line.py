@@ -48,6 +48,10 @@ class CommandLine:
             effects["calibrated"] = [budget, smoke, suspected, margin]
             return model(run, compute)
 
+        def strongest(run, budget, compute, tell):
+            effects["strongest"] = budget
+            return model(run, compute)
+
         def measure(run, fresh=False, batch_size=256):
             effects.update(run=run, fresh=fresh, batch_size=batch_size)
             return ROW
@@ -100,6 +104,7 @@ class CommandLine:
             "parnb.study.audit.defender_of": defender_of,
             "parnb.study.audit.in_words": lambda a: ["words"],
             "parnb.study.canaries.calibrated_clip": calibrated,
+            "parnb.study.strength.strongest_clip": strongest,
             "parnb.study.certificate.certificate_json": lambda c: {},
             "parnb.study.certificate.certificate_words": lambda c: ["words"],
             "parnb.study.certificate.certify": certify,

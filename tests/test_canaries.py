@@ -1,6 +1,7 @@
-"`parnb clean --calibrate` on a model, pairs and images of your own."
+"`parnb clean --calibrate` and `--budget` on a model, pairs and images of your own."
 
 import json
+import re
 
 import pytest
 from processes import env, fails_with, parnb, several
@@ -57,12 +58,34 @@ def test_the_record_names_the_canaries_and_nothing_is_computed_twice(data, tmp_p
     assert found["canaries"]["tested_here"]
 
 
+def test_the_strongest_cleaning_within_a_budget(data, tmp_path):
+    options = ["--images", data / "classes", "--budget", "100"]  # whatever it costs
+    done = clean(data, tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    costs = re.findall(
+        r"lr (\S+) costs (-?[\d.]+) points of accuracy \((-?[\d.]+) to (-?[\d.]+); 32 images\)", done.stderr
+    )
+    rates = [float(c[0]) for c in costs]
+    assert rates == sorted(rates) and all(float(low) <= float(cost) <= float(high) for _, cost, low, high in costs)
+    assert f"lr {rates[-1]:g} is the highest that is tried" in done.stderr
+    assert "Whether a backdoor is left is not known" in done.stderr and "planted" not in done.stderr
+    made = json.loads((tmp_path / "cleaned" / "record.json").read_text())
+    kept = {json.loads(p.read_text())["key"] for p in tmp_path.glob("artifacts/cleaned-*/record.json")}
+    assert len(kept) == len(costs) and made["key"] in kept
+    config = json.loads((tmp_path / "cleaned" / "config.json").read_text())
+    assert config["cleaning"]["recipe"]["lr"] == rates[-1]
+    again = clean(data, tmp_path, *options)
+    assert again.returncode == 0 and again.stdout == done.stdout, again.stderr
+    assert kept == {json.loads(p.read_text())["key"] for p in tmp_path.glob("artifacts/cleaned-*/record.json")}
+
+
 MISTAKES = [
     (["--calibrate"], "--images"),
+    (["--budget", "3"], "--images"),
+    (["--budget", "3", "--images", "val", "--lr", "1e-3", "--scale", "tiny"], "--lr has no effect with --budget"),
     (["--calibrate", "--images", "val"], "6 classes or more, there are 2"),
     (["--calibrate", "--images", "val", "--lr", "1e-3", "--scale", "tiny"], "--lr has no effect with --calibrate"),
     (["--calibrate", "--images", "val", "--recipe", "lr=1e-3", "--scale", "tiny"], "--recipe lr has no effect"),
-    (["--budget", "2"], "--budget belongs to --calibrate"),
     (["--margin", "1"], "--margin belongs to --calibrate"),
     (["--suspected", "banana"], "--suspected belongs to --calibrate"),
     (["--calibrate", "--images", "val", "--suspected", "bananna"], "did you mean 'banana'"),

@@ -104,6 +104,7 @@ SITUATIONS = {
         OWN_PAIRS,
         [*OWN_PAIRS, "--method", "ft"],
         [*OWN_PAIRS, "--images", "val", "--calibrate"],
+        [*OWN_PAIRS, "--images", "val", "--budget", "2"],
     ],
     "measure": [
         ["--rebound", "300"],

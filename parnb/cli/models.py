@@ -71,7 +71,12 @@ CALIBRATE = dict(
         panel=TRAINING,
     ),
     budget=_option(
-        float, None, "With --calibrate: points of accuracy that may be lost; 3 by default.", min=0.0, panel=TRAINING
+        float,
+        None,
+        "Choose the learning rate: the highest that costs at most so many points of accuracy. With --calibrate the "
+        "limit of its search; 3 by default.",
+        min=0.0,
+        panel=TRAINING,
     ),
     margin=_option(
         int,
@@ -157,7 +162,7 @@ def poison(typed):
         out = out.with_name(out.name.removesuffix("-backdoored") + "-backdoored" * (typed.get("rate") != 0))
     _check_own(typed, out)
     run = run_from(_own(typed), method="none")
-    check_empty(out, run.poisoned_key)
+    check_empty(out, {run.poisoned_key})
     preflight(run.scale, run.encoder)
     if shards and int(os.environ.get("RANK", 0)) == 0:
         with preparing():
@@ -190,32 +195,38 @@ def _cleaned(
     out: Path | None,  # the folder to make of a model of your own
     **usual,  # as of `run_from`
 ) -> tuple[Path, Any]:  # of a cleaned model; the run that asked for it
-    "Clean at the strength that was typed, or at one that is calibrated."
+    "Clean at the strength that was typed, at the highest within a budget, or at one that is calibrated."
     from parnb.study.artifacts import cleaned_clip
-    from parnb.study.canaries import calibrated_clip, rates_of
+    from parnb.study.budgets import budget_evidence, budget_words
+    from parnb.study.canaries import calibrated_clip
     from parnb.study.doctor import preflight
     from parnb.study.own import check_empty
+    from parnb.study.strength import at_rate, rates_of, strengths_of, strongest_clip
 
     calibrate, budget = typed.pop("calibrate", False), typed.pop("budget", None)
     margin, suspected = typed.pop("margin", None), typed.pop("suspected", None) or []
-    if not calibrate and budget is not None:
-        raise ParnbError("--budget belongs to --calibrate, which searches for the strength within it")
     if not calibrate and margin is not None:
         raise ParnbError("--margin belongs to --calibrate, which may clean harder than is needed for known backdoors")
     if not calibrate and suspected:
         raise ParnbError("--suspected belongs to --calibrate, which plants known backdoors towards other classes")
     own = "model" in typed
     run = run_from(_own(typed) if own else typed, **usual)
-    if calibrate and rates_of(run):
-        chosen = "has no effect with --calibrate, which has learning rates for this scale: leave it out"
+    search = "--calibrate" if calibrate else "--budget" if budget is not None else None
+    if search and rates_of(run):
+        chosen = f"has no effect with {search}, which has learning rates for this scale: leave it out"
         refuse(typed, ("lr",), chosen)
         if "lr" in read_settings(typed.get("recipe"), "--recipe"):
             raise ParnbError(f"--recipe lr {chosen}")
     if own:
-        check_empty(out, None if calibrate else run.cleaned_key)
+        rates = strengths_of(run) if search else ()
+        check_empty(out, None if calibrate else {at_rate(run, lr).cleaned_key for lr in rates} or {run.cleaned_key})
         preflight(run.scale, run.encoder)
-    if not calibrate:
+    if not search:
         return cleaned_clip(run, compute), run
+    if not calibrate:
+        folder = strongest_clip(run, budget, compute, _tell)
+        _tell(budget_words(budget_evidence()))
+        return folder, run
     settings = dict(budget=3.0 if budget is None else budget, suspected=suspected, smoke=typed.get("smoke", False))
     return calibrated_clip(run, compute=compute, tell=_tell, margin=margin or 0, **settings), run
 
@@ -245,7 +256,7 @@ def clean(typed):
         _check_own(typed, out)
         refuse(typed, tuple(ATTACK), "belongs to `parnb poison`; `parnb clean --model` cleans the model as it is")
         needs = "needs --images, the labelled images that accuracy and canaries are measured on"
-        refuse(typed, () if "images" in typed else ("names", "templates", "images_count", "calibrate"), needs)
+        refuse(typed, () if "images" in typed else ("names", "templates", "images_count", "calibrate", "budget"), needs)
         usual = dict(attack="none", triggers=[])
     wanted = "images" in typed
     folder, run = _cleaned(typed, compute, out, **usual)

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -221,11 +221,11 @@ def check_out(
 
 def check_empty(
     out: Path,  # of `check_out`
-    key: str | None,  # of the model that it will hold; None: a calibrated one, whose key is known when it is made
+    keys: Collection[str] | None,  # of models that it may hold; None: a calibrated one, known when it is made
 ) -> None:
     "Raise `ParnbError` if a folder holds something else than this model, or a part of it. Source: ours."
     record = read_record(out)
-    same = record.get("key") == key if key else record.get("stage") == "calibrated"
+    same = record.get("stage") == "calibrated" if keys is None else record.get("key") in keys
     if not same and out.is_dir() and any(out.iterdir()):
         raise ParnbError(f"--out {out} is not empty: choose another folder")
     weights, stated = out / "model.safetensors", record.get("sha256")
@@ -245,7 +245,7 @@ def publish(
     if int(os.environ.get("RANK", 0)) > 0:
         return out
     with locked(out.resolve()):
-        check_empty(out, read_record(folder).get("key", "none"))
+        check_empty(out, {read_record(folder).get("key", "none")})
         if not read_record(out):
             with new_folder(out) as tmp:
                 shutil.copytree(folder, tmp, dirs_exist_ok=True)

@@ -1,14 +1,15 @@
 """A blind trial: how long the way from a suspicious file to a certificate takes, and where it leads.
 
     python benchmarks/blind_trial.py make FOLDER    # a suspect whose attack, target and seed are drawn and not shown
-    python benchmarks/blind_trial.py run FOLDER     # audit, calibrated cleaning, certificate; then the truth
+    python benchmarks/blind_trial.py run FOLDER     # audit, cleaning, certificate; then the truth
 
 `make` poisons the small ResNet in the regime entrenched, with an attack, a target and a seed (100 to 999, which no
 result uses) from the system's random numbers. FOLDER then holds what a user has: `suspect.pt`, `pairs.csv` with the
-pairs of the scale tiny, and `images`, four of each class; and `sealed.json`, which tells what was drawn. `run` executes
-the three commands of the README in an empty data folder, and opens `sealed.json` after the last of them. It measures
-the attack before and after the cleaning, and appends a row to `benchmarks/results/blind_trial.csv` (--out). Needs an
-otherwise idle machine.
+pairs of the scale tiny, and `images`, four of each class; and `sealed.json`, which tells what was drawn; --draw names
+the draw of an earlier trial instead, whose model is then not blind, but the same for another way to clean. `run`
+executes the three commands of the README in an empty data folder, cleaning within --budget points of accuracy or, with
+--calibrate, as hard as canaries need, and opens `sealed.json` after the last of them. It measures the attack before and
+after the cleaning, and appends a row to `benchmarks/results/blind_trial.csv` (--out). Needs an otherwise idle machine.
 """
 
 import argparse
@@ -30,8 +31,8 @@ SCALE = ["--scale", "tiny"]
 PER_CLASS = 4
 
 
-def make(folder: Path):
-    "Draw an attack, a target and a seed, poison a model, and write what a user has."
+def make(folder: Path, draw: list[str] | None):
+    "Draw an attack, a target and a seed, or take a known draw, poison a model, and write what a user has."
     import torch
     from parnb.core import ParnbError
     from parnb.data.scenes import NAMES
@@ -55,7 +56,9 @@ def make(folder: Path):
     rng = np.random.default_rng(secrets.randbits(128))
     drawn = dict(attack=rng.choice([a for a in attacks() if works(a)]), target=rng.choice(NAMES))
     drawn = {k: str(v) for k, v in drawn.items()} | dict(seed=int(rng.integers(100, 1000)))
-    (folder / "sealed.json").write_text(json.dumps(drawn))
+    if draw:
+        drawn = dict(attack=draw[0], target=draw[1], seed=int(draw[2]))
+    (folder / "sealed.json").write_text(json.dumps(drawn | dict(known=bool(draw))))
     data = data_of("tiny")
     pairs, val = data.pairs("clean", 24576), data.labelled(PER_CLASS * len(NAMES))
     (folder / "pairs").mkdir()
@@ -88,11 +91,11 @@ def rate(row: dict, name: str) -> str:
     return "{:.4f} ({:.4f} to {:.4f})".format(row[name], *row[f"{name}_ci"])
 
 
-def run(folder: Path, method: str) -> dict:
+def run(folder: Path, method: str, how: list[str]) -> dict:
     "The three commands, then the truth."
     own, suspect = ["--images", "images"], ["--model", "tiny-rn", "--checkpoint", "suspect.pt"]
     found, first = command(folder, "audit", *suspect, *own, "--out", "audit.html", "--json")
-    clean = ["--pairs", "pairs.csv", "--calibrate", "--method", method, *SCALE, "--out", "cleaned"]
+    clean = ["--pairs", "pairs.csv", *how, "--method", method, *SCALE, "--out", "cleaned"]
     second = command(folder, "clean", *suspect, *own, *clean)[1]
     both = ["suspect.pt", "cleaned", "--model", "tiny-rn", *own, "--out", "certificate.html", "--json"]
     certificate, third = command(folder, "audit", *both)
@@ -101,15 +104,16 @@ def run(folder: Path, method: str) -> dict:
     name, target = drawn["attack"], drawn["target"]
     known = ["--attack", name, "--target", target, *SCALE, "--regime", "entrenched", "--json"]
     before, after = (command(folder, "measure", *m, *own, *known)[0] for m in (suspect, ["--model", "cleaned"]))
-    row = drawn | dict(method=method)
+    row = drawn | dict(method=method, how=" ".join(how))
     for detector, f in found["findings"].items():
         order = [s["target"] for s in f["suspects"]]
         row[f"{detector}_rank"] = order.index(target) + 1 if target in order else ""
         row[f"{detector}_score"] = round(f["score"], 2)
-    canaries, limit = certificate["canaries"]["canaries"], certificate["canaries"]["canary_limit"]
-    row["canaries"] = len(canaries)
-    row["canaries_left"] = sum(c["rate_after"] - c["without"] > limit for c in canaries)
-    row["strength"] = certificate["canaries"]["strength"]
+    if known := certificate["canaries"]:
+        left = [c["rate_after"] - c["without"] > known["canary_limit"] for c in known["canaries"]]
+        row |= dict(canaries=len(left), canaries_left=sum(left))
+    made = json.loads((folder / "cleaned" / "config.json").read_text())
+    row["strength"] = known["strength"] if known else f"lr {made['cleaning']['recipe']['lr']:g}"
     for when, m in (("before", before), ("after", after)):
         row[f"clean_accuracy_{when}"] = rate(m, "clean_accuracy")
         row[f"attack_success_rate_{when}"] = rate(m, f"attack_success_rate_{name}")
@@ -122,13 +126,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("do", choices=["make", "run"])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--draw", nargs=3, metavar=("ATTACK", "TARGET", "SEED"), help="make: a known draw")
+    parser.add_argument("--budget", type=float, default=3.0, help="run: points of accuracy that cleaning may cost")
+    parser.add_argument("--calibrate", action="store_true", help="run: choose the strength by canaries")
     parser.add_argument("--method", default="par_aligned", help="the cleaner")
     parser.add_argument("--out", type=Path, default=OUT, help="the table that gets a row")
     args = parser.parse_args()
     folder = args.folder.resolve()
     if args.do == "make":
-        return make(folder)
-    row = run(folder, args.method)
+        return make(folder, args.draw)
+    row = run(folder, args.method, ["--budget", f"{args.budget:g}"] + ["--calibrate"] * args.calibrate)
     print(json.dumps(row, indent=1))
     known = pd.read_csv(args.out, dtype=str) if args.out.exists() else pd.DataFrame()
     table = pd.concat([known, pd.DataFrame([row]).astype(str)])  # detectors are added in the course of time

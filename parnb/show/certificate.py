@@ -79,7 +79,7 @@ def _remains(c: Certificate) -> list[dict]:
 
 def _known(c: Certificate) -> list[dict]:
     "Canaries and the further training."
-    none = "None are known of a copy of BEFORE; they would show more than detectors find: parnb clean --calibrate."
+    none = "None are known of a copy of BEFORE: parnb clean --calibrate plants them."
     found = c.canaries.get("canaries", [])
     facts = (
         [f"They count as removed up to {c.canaries['canary_limit']:.0%} above the share without a trigger."]

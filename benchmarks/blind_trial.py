@@ -91,9 +91,12 @@ def rate(row: dict, name: str) -> str:
     return "{:.4f} ({:.4f} to {:.4f})".format(row[name], *row[f"{name}_ci"])
 
 
-def run(folder: Path, method: str, how: list[str]) -> dict:
+def run(folder: Path, method: str, how: list[str], template: str | None) -> dict:
     "The three commands, then the truth."
     own, suspect = ["--images", "images"], ["--model", "tiny-rn", "--checkpoint", "suspect.pt"]
+    if template:
+        (folder / "templates.txt").write_text(f"{template}\n")
+        own += ["--templates", "templates.txt"]
     found, first = command(folder, "audit", *suspect, *own, "--out", "audit.html", "--json")
     clean = ["--pairs", "pairs.csv", *how, "--method", method, *SCALE, "--out", "cleaned"]
     second = command(folder, "clean", *suspect, *own, *clean)[1]
@@ -104,7 +107,7 @@ def run(folder: Path, method: str, how: list[str]) -> dict:
     name, target = drawn["attack"], drawn["target"]
     known = ["--attack", name, "--target", target, *SCALE, "--regime", "entrenched", "--json"]
     before, after = (command(folder, "measure", *m, *own, *known)[0] for m in (suspect, ["--model", "cleaned"]))
-    row = drawn | dict(method=method, how=" ".join(how))
+    row = drawn | dict(method=method, how=" ".join(how), template=template or "")
     for detector, f in found["findings"].items():
         order = [s["target"] for s in f["suspects"]]
         row[f"{detector}_rank"] = order.index(target) + 1 if target in order else ""
@@ -129,13 +132,16 @@ def main():
     parser.add_argument("--draw", nargs=3, metavar=("ATTACK", "TARGET", "SEED"), help="make: a known draw")
     parser.add_argument("--budget", type=float, default=3.0, help="run: points of accuracy that cleaning may cost")
     parser.add_argument("--calibrate", action="store_true", help="run: choose the strength by canaries")
+    parser.add_argument(
+        "--template", help="run: a prompt template, instead of open_clip's 80"
+    )
     parser.add_argument("--method", default="par_aligned", help="the cleaner")
     parser.add_argument("--out", type=Path, default=OUT, help="the table that gets a row")
     args = parser.parse_args()
     folder = args.folder.resolve()
     if args.do == "make":
         return make(folder, args.draw)
-    row = run(folder, args.method, ["--budget", f"{args.budget:g}"] + ["--calibrate"] * args.calibrate)
+    row = run(folder, args.method, ["--budget", f"{args.budget:g}"] + ["--calibrate"] * args.calibrate, args.template)
     print(json.dumps(row, indent=1))
     known = pd.read_csv(args.out, dtype=str) if args.out.exists() else pd.DataFrame()
     table = pd.concat([known, pd.DataFrame([row]).astype(str)])  # detectors are added in the course of time

@@ -23,7 +23,8 @@ from parnb.lazy import open_clip
 from parnb.models.clip import image_size, load_clip, save_clip
 from parnb.models.folders import architecture_of
 from parnb.models.formats import _LAYERS, fill_model, read_checkpoint
-from parnb.study.doctor import FAILS, OK, WARNING, check_activation, check_training, examine, preflight
+from parnb.study.checks import FAILS, OK, WARNING, check_activation, check_training
+from parnb.study.doctor import examine, preflight
 
 TOWER = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
 VISION, TEXT = dict(image_size=32, patch_size=8), dict(vocab_size=90, max_position_embeddings=12, eos_token_id=89)
@@ -240,7 +241,17 @@ def test_random_weights_are_seen(name):
 
 
 COMMANDS = dict(
-    good=["--model", "{theirs}", "--pairs", "{data}/pairs.csv", "--images", "{data}/val"],
+    good=[
+        "--model",
+        "{theirs}",
+        "--pairs",
+        "{data}/pairs.csv",
+        "--images",
+        "{data}/val",
+        "--templates",
+        "{made}/plain",
+    ],
+    misread=["--model", "{theirs}", "--images", "{data}/val"],
     random=["--model", "{random}"],
     nothing=["--model", "tiny-vit"],
     nan=["--model", "tiny-vit", "--checkpoint", "{made}/nan.safetensors"],
@@ -266,6 +277,7 @@ def told(data, shipped, tmp_path_factory):
     images, captions = zip(*(r.split(",", 1) for r in rows))
     moved = [f"{data}/{i},{c}" for i, c in zip(images, captions[7:] + captions[:7])]
     (made / "shuffled.csv").write_text("\n".join([head, *moved]) + "\n")
+    (made / "plain").write_text("a photo of a {}\n")
     names = sorted(p.name for p in (data / "val").iterdir())
     (made / "names.txt").write_text("\n".join(names[3:] + names[:3]).replace("_", " "))
     places = dict(data=data, made=made, theirs=made / "theirs", random=made / "random")
@@ -282,10 +294,19 @@ def test_doctor_of_a_good_model(told):
     "Every check is ok, and its line shows classes and a caption; only the pairs are too few for a batch."
     p = told["good"]
     assert p.returncode == 0, p.stdout + p.stderr
-    wanted = "weights training activation tokenizer preprocessing pairs matching images classes accuracy"
+    wanted = "weights training activation tokenizer preprocessing pairs matching images classes accuracy prompts"
     assert states(p) == dict.fromkeys(wanted.split(), OK) | dict(amounts=WARNING)
     assert "batches of 2,048 pairs" in p.stdout and "--calibrate" not in p.stdout
     assert "abacus, accordion" in p.stdout and "the first is 'a" in p.stdout and "100 read" in p.stdout
+
+
+def test_templates_that_the_model_misreads(told):
+    "The small model's captions had few of the words of open_clip's templates."
+    p = told["misread"]
+    assert p.returncode == 0 and {k for k, v in states(p).items() if v != OK} == {"prompts"}, p.stdout + p.stderr
+    line = next(t for t in p.stdout.splitlines() if t.split()[1] == "prompts")
+    found = [float(x) for x in re.findall(r"([\d.]+)%", line)]
+    assert line.split()[2:4] == ["80", "templates,"] and found[0] < found[1] - 2 and "--templates" in line
 
 
 def test_doctor_of_wrong_models_and_data(told):

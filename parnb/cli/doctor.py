@@ -85,7 +85,8 @@ def doctor(typed):
     "Check a model and its data (--model, --pairs, --images), or, without options, this machine."
     if "model" in typed:
         from parnb.scales import load_preset
-        from parnb.study.doctor import FAILS, examine
+        from parnb.study.checks import FAILS
+        from parnb.study.doctor import examine
 
         refuse(typed, () if "pairs" in typed else CSV, "needs --pairs")
         refuse(typed, () if "images" in typed else ("names", "templates"), "needs --images")

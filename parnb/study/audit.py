@@ -28,7 +28,7 @@ from ..lazy import open_clip
 from ..models.clip import image_size, load_clip, model_key, save_tensors
 from ..registry import detectors, find
 from .artifacts import DEVICE, artifact, read_record
-from .doctor import require_trained
+from .checks import require_trained
 from .own import check_model
 from .scale_data import data_of
 

@@ -13,14 +13,17 @@ import pandas as pd
 from ..evaluation.statistics import paired_interval, rate_with_interval
 from ..registry import recipe
 from .artifacts import MIN_ASR
-from .calibrations import ASSURED, calibration_runs, evaluated_label
+from .calibrations import ASSURED
 from .measure import measure
-from .protocol import ASR, CA, DEV, load_protocol
+from .protocol import ASR, CA, DEV, all_rows, evidence, load_protocol
 from .results import results
 from .runs import Run
 from .strength import at_rate, strengths_of, strongest_within
 
 # %% ../../nbs/api/study/budgets.ipynb #e6427d6f
+_COLUMNS = ["attack", "seed", "lr", "lost", "done", ASR, CA, "chosen", "asr_before"]
+
+
 def _searched(run: Run, budget: float, row_of: Callable) -> list[dict]:
     "The strengths that a search tries, with what is known of them; empty if it is not at its end."
     lrs, before, rows = strengths_of(run), row_of(run.model_copy(update=dict(cleaning=None))), {}
@@ -37,6 +40,7 @@ def _searched(run: Run, budget: float, row_of: Callable) -> list[dict]:
 
 
 def budget_evidence(
+    row: str,  # of the protocol, by its name
     compute: bool = False,  # clean and measure what is missing, about 3 core minutes a strength
     only: Sequence[tuple[str, int]] | None = None,  # compute only these: attack, seed
 ) -> pd.DataFrame:  # one row a model and strength; for a model whose search is not at its end a row with done = False
@@ -44,16 +48,17 @@ def budget_evidence(
 
     Columns: attack, seed, lr, chosen, lost (points of accuracy on `dev`), attack_success_rate, clean_accuracy,
     asr_before, done. Source: ours."""
-    known, out = results(load_protocol()["scale"]), []
+    budget, encoder = (load_protocol()["primary"][k] for k in ("budget", "encoder"))
+    known, runs, out = results(load_protocol()["scale"]), evidence(encoder), []
 
     def row_of(run):
         return known.loc[run.key] if run.key in known.index else None
 
-    for r in calibration_runs().itertuples():
+    for r in runs[runs.row == row].drop_duplicates(["attack", "seed"]).itertuples():
         wanted = compute and (only is None or (r.attack, r.seed) in only)
-        rows = _searched(r.run, r.budget, measure if wanted else row_of) or [dict(done=False)]
+        rows = _searched(r.run, budget, measure if wanted else row_of) or [dict(done=False)]
         out += [dict(attack=r.attack, seed=r.seed) | row for row in rows]
-    return pd.DataFrame(out)
+    return pd.DataFrame(out, columns=_COLUMNS)
 
 # %% ../../nbs/api/study/budgets.ipynb #2af15662
 RULES = dict(
@@ -64,9 +69,9 @@ RULES = dict(
 
 def _chosen(rows: pd.DataFrame) -> pd.DataFrame:  # by attack and seed: lr, ASR, CA
     "The strength that a search chose, for models with a backdoor."
-    used = rows[rows.done]
-    used = used[(used.asr_before >= MIN_ASR) & used.chosen.astype(bool)] if len(used) else used.assign(lr=[])
-    return used.set_index(["attack", "seed"])
+    known = rows.reindex(columns=_COLUMNS)
+    used = known[known.done.astype(bool) & (known.asr_before.astype(float) >= MIN_ASR)]
+    return used[used.chosen.astype(bool)].set_index(["attack", "seed"])
 
 
 def rules(
@@ -100,14 +105,19 @@ def rule_difference(
 
 
 def budget_words(
-    budgets: pd.DataFrame,  # of `budget_evidence`
+    row: str,  # of the protocol, by its name; where the name is another, nothing is known
+    budgets: pd.DataFrame | None = None,  # of `budget_evidence` for it
 ) -> str:
     "What is known of the strongest cleaning within a budget, for the reader. Source: ours."
-    if not len(t := _chosen(budgets)):
-        return "How often a backdoor stays after it is not known."
-    r = rate_with_interval((t[ASR] > ASSURED).to_numpy())
+    t = _chosen(budget_evidence(row) if budgets is None else budgets)
+    if not len(t):
+        return "Whether a backdoor is left is not known, nor how often one stays with this method and choice."
+    r, name = (
+        rate_with_interval((t[ASR] > ASSURED).to_numpy()),
+        next(r["label"] for r in all_rows() if r["name"] == row),
+    )
     return (
-        f"Whether a backdoor is left is not known: with {evaluated_label()}, and a budget of "
-        f"{load_protocol()['primary']['budget']} points, {round(r['value'] * r['n'])} of {r['n']} small models with a "
-        f"known one kept a true ASR above {ASSURED:.0%} ({r['value']:.0%}; {r['ci'][0]:.0%} to {r['ci'][1]:.0%})."
+        f"Whether a backdoor is left is not known: with {name}, and a budget of {load_protocol()['primary']['budget']} "
+        f"points, {round(r['value'] * r['n'])} of {r['n']} small models with a known one kept a true ASR above "
+        f"{ASSURED:.0%} ({r['value']:.0%}; {r['ci'][0]:.0%} to {r['ci'][1]:.0%})."
     )

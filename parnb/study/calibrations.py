@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ASSURED', 'MARGIN', 'DISTANCES', 'PREDICTORS', 'calibration_key', 'calibration_runs', 'calibration_evidence',
-           'false_assurance', 'predictors', 'evaluated_label', 'assurance_words']
+           'false_assurance', 'predictors', 'assurance_words']
 
 # %% ../../nbs/api/study/calibrations.ipynb #68d92833
 import json
@@ -179,12 +179,6 @@ def _correlations(groups: Sequence[np.ndarray]) -> np.ndarray:
         return np.corrcoef(rankdata(np.concatenate(groups), axis=0), rowvar=False)[-1, :-1]
 
 
-def evaluated_label() -> str:
-    "The label of the row of the protocol that canaries and budgets are evaluated with. Source: ours."
-    row = load_preset(load_protocol()["scale"])["canaries"]["evaluate"]["row"]
-    return next(r["label"] for r in all_rows() if r["name"] == row)
-
-
 def assurance_words(
     f: dict,  # of `false_assurance`
 ) -> str:
@@ -192,8 +186,10 @@ def assurance_words(
     if f["rate"] is None:
         return "How often a backdoor stays although all canaries are gone is not known."
     r, (low, high) = f["rate"], f["rate"]["ci"]
+    row = load_preset(load_protocol()["scale"])["canaries"]["evaluate"]["row"]
+    method = next(r["label"] for r in all_rows() if r["name"] == row)
     return (
-        f"How far to trust this was measured with {evaluated_label()}, without a margin, on {f['models']} small models "
+        f"How far to trust this was measured with {method}, without a margin, on {f['models']} small models "
         f"with a known backdoor: in {r['n']} all canaries were gone, and of these {round(r['value'] * r['n'])} kept a "
         f"true ASR above {ASSURED:.0%} ({r['value']:.0%}; {low:.0%} to {high:.0%})."
     )

@@ -6,10 +6,11 @@
 `make` poisons the small ResNet in the regime entrenched, with an attack, a target and a seed (100 to 999, which no
 result uses) from the system's random numbers. FOLDER then holds what a user has: `suspect.pt`, `pairs.csv` with the
 pairs of the scale tiny, and `images`, four of each class; and `sealed.json`, which tells what was drawn; --draw names
-the draw of an earlier trial instead, whose model is then not blind, but the same for another way to clean. `run`
-executes the three commands of the README in an empty data folder, cleaning within --budget points of accuracy or, with
---calibrate, as hard as canaries need, and opens `sealed.json` after the last of them. It measures the attack before and
-after the cleaning, and appends a row to `benchmarks/results/blind_trial.csv` (--out). Needs an otherwise idle machine.
+the draw of an earlier trial instead (`known` in the table), whose model is then not blind, but the same for another
+way to clean. `run` executes the three commands of the README in an empty data folder, cleaning within --budget points
+of accuracy or, with --calibrate, as hard as canaries need, and opens `sealed.json` after the last of them. It measures
+the attack before and after the cleaning, and appends a row to `benchmarks/results/blind_trial.csv` (--out). Needs an
+otherwise idle machine.
 """
 
 import argparse
@@ -112,11 +113,10 @@ def run(folder: Path, method: str, how: list[str], template: str | None) -> dict
         order = [s["target"] for s in f["suspects"]]
         row[f"{detector}_rank"] = order.index(target) + 1 if target in order else ""
         row[f"{detector}_score"] = round(f["score"], 2)
-    if known := certificate["canaries"]:
-        left = [c["rate_after"] - c["without"] > known["canary_limit"] for c in known["canaries"]]
+    if planted := certificate["canaries"]:
+        left = [c["rate_after"] - c["without"] > planted["canary_limit"] for c in planted["canaries"]]
         row |= dict(canaries=len(left), canaries_left=sum(left))
-    made = json.loads((folder / "cleaned" / "config.json").read_text())
-    row["strength"] = known["strength"] if known else f"lr {made['cleaning']['recipe']['lr']:g}"
+    row["strength"] = json.loads((folder / "cleaned" / "record.json").read_text())["strength"]
     for when, m in (("before", before), ("after", after)):
         row[f"clean_accuracy_{when}"] = rate(m, "clean_accuracy")
         row[f"attack_success_rate_{when}"] = rate(m, f"attack_success_rate_{name}")
@@ -127,16 +127,16 @@ def run(folder: Path, method: str, how: list[str], template: str | None) -> dict
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("do", choices=["make", "run"])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--draw", nargs=3, metavar=("ATTACK", "TARGET", "SEED"), help="make: a known draw")
-    parser.add_argument("--budget", type=float, default=3.0, help="run: points of accuracy that cleaning may cost")
-    parser.add_argument("--calibrate", action="store_true", help="run: choose the strength by canaries")
-    parser.add_argument(
-        "--template", help="run: a prompt template, instead of open_clip's 80"
-    )
-    parser.add_argument("--method", default="par_aligned", help="the cleaner")
-    parser.add_argument("--out", type=Path, default=OUT, help="the table that gets a row")
+    do = parser.add_subparsers(dest="do", required=True)
+    maker, runner = (do.add_parser(name) for name in ("make", "run"))
+    for p in (maker, runner):
+        p.add_argument("folder", type=Path)
+    maker.add_argument("--draw", nargs=3, metavar=("ATTACK", "TARGET", "SEED"), help="a known draw")
+    runner.add_argument("--budget", type=float, default=3.0, help="points of accuracy that cleaning may cost")
+    runner.add_argument("--calibrate", action="store_true", help="choose the strength by canaries")
+    runner.add_argument("--template", help="a prompt template, instead of open_clip's 80")
+    runner.add_argument("--method", default="par_aligned", help="the cleaner")
+    runner.add_argument("--out", type=Path, default=OUT, help="the table that gets a row")
     args = parser.parse_args()
     folder = args.folder.resolve()
     if args.do == "make":

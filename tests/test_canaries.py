@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from processes import env, fails_with, parnb, several
@@ -59,29 +60,30 @@ def test_the_record_names_the_canaries_and_nothing_is_computed_twice(data, tmp_p
 
 
 def test_the_strongest_cleaning_within_a_budget(data, tmp_path):
-    options = ["--images", data / "classes", "--budget", "100"]  # whatever it costs
+    shutil.copytree(data / "classes", tmp_path / "classes")
+    next((tmp_path / "classes").rglob("*.png")).write_bytes(b"no image")  # of 32; it does not count
+    options = ["--images", tmp_path / "classes", "--budget", "100"]  # whatever it costs
     done = clean(data, tmp_path, *options)
     assert done.returncode == 0, done.stderr
-    costs = re.findall(
-        r"lr (\S+) costs (-?[\d.]+) points of accuracy \((-?[\d.]+) to (-?[\d.]+); 32 images\)", done.stderr
-    )
-    rates = [float(c[0]) for c in costs]
-    assert rates == sorted(rates) and all(float(low) <= float(cost) <= float(high) for _, cost, low, high in costs)
-    assert f"lr {rates[-1]:g} is the highest that is tried" in done.stderr
-    assert "Whether a backdoor is left is not known" in done.stderr and "planted" not in done.stderr
-    made = json.loads((tmp_path / "cleaned" / "record.json").read_text())
-    kept = {json.loads(p.read_text())["key"] for p in tmp_path.glob("artifacts/cleaned-*/record.json")}
-    assert len(kept) == len(costs) and made["key"] in kept
-    config = json.loads((tmp_path / "cleaned" / "config.json").read_text())
-    assert config["cleaning"]["recipe"]["lr"] == rates[-1]
+    found = r"lr (\S+) costs (-?[\d.]+) points of accuracy \((-?[\d.]+) to (-?[\d.]+); 31 images\)"
+    costs = [[float(x) for x in c] for c in re.findall(found, done.stderr)]
+    lrs = [lr for lr, *_ in costs]
+    assert lrs == sorted(lrs) and all(low <= cost <= high for _, cost, low, high in costs)
+    assert f"lr {lrs[-1]:g} is the highest tried, and a higher one may fit, too" in done.stderr
+    assert "planted" not in done.stderr and "small models" not in done.stderr  # a trial says nothing of other models
+    record = json.loads((tmp_path / "cleaned" / "record.json").read_text())
+    assert (record["strength"], record["budget"], record["lost"]["n"]) == (f"lr {lrs[-1]:g}", 100, 31)
+    made = {p: p.stat().st_mtime_ns for p in tmp_path.glob("artifacts/cleaned-*/record.json")}
+    assert len(made) == len(costs)
     again = clean(data, tmp_path, *options)
     assert again.returncode == 0 and again.stdout == done.stdout, again.stderr
-    assert kept == {json.loads(p.read_text())["key"] for p in tmp_path.glob("artifacts/cleaned-*/record.json")}
+    assert made == {p: p.stat().st_mtime_ns for p in tmp_path.glob("artifacts/cleaned-*/record.json")}
+    fails_with(clean(data, tmp_path, *options[:-1], "99"), "is not empty", "the new model is kept in")
 
 
 MISTAKES = [
     (["--calibrate"], "--images"),
-    (["--budget", "3"], "--images"),
+    (["--budget", "3"], "--budget needs --images"),
     (["--budget", "3", "--images", "val", "--lr", "1e-3", "--scale", "tiny"], "--lr has no effect with --budget"),
     (["--calibrate", "--images", "val"], "6 classes or more, there are 2"),
     (["--calibrate", "--images", "val", "--lr", "1e-3", "--scale", "tiny"], "--lr has no effect with --calibrate"),

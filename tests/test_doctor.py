@@ -306,7 +306,7 @@ def test_templates_that_the_model_misreads(told):
     assert p.returncode == 0 and {k for k, v in states(p).items() if v != OK} == {"prompts"}, p.stdout + p.stderr
     line = next(t for t in p.stdout.splitlines() if t.split()[1] == "prompts")
     found = [float(x) for x in re.findall(r"([\d.]+)%", line)]
-    assert line.split()[2:4] == ["80", "templates,"] and found[0] < found[1] - 2 and "--templates" in line
+    assert "of 80 templates tried" in line and found[0] < found[1] - 2 and "--templates" in line
 
 
 def test_doctor_of_wrong_models_and_data(told):

@@ -12,10 +12,13 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from conftest import free_port
+
+Error = pytest.importorskip("playwright.sync_api").Error
 
 NBS = Path(__file__).parents[1] / "nbs"
 SMALLEST = dict(attack="badnet_stripes", smoke=True)
@@ -76,7 +79,9 @@ class Lab:
                 answer = next((a for start, a in PATIENCE.items() if dialogs[0].startswith(start)), None)
                 if answer is None:
                     pytest.fail(f"while waiting for {reason}, JupyterLab opened a dialog: {dialogs}")
-                page.locator(".jp-Dialog button", has_text=re.compile(f"^{answer}$")).click()
+                with suppress(Error):  # it may have closed meanwhile
+                    button = page.locator(".jp-Dialog button", has_text=re.compile(f"^{answer}$"))
+                    button.first.click(timeout=2000)
             try:
                 if value := met():
                     return value

@@ -73,8 +73,9 @@ CALIBRATE = dict(
     budget=_option(
         float,
         None,
-        "Choose the learning rate: the highest that costs at most so many points of accuracy. With --calibrate the "
-        "limit of its search; 3 by default.",
+        "Clean at the usual learning rate, then at higher or lower ones, and keep the highest tried that loses at most "
+        "so many points of accuracy, on 2,080 images at most. Tries half to 32 times --lr (or the recipe's), unless "
+        "the scale lists learning rates. With --calibrate: the limit of its search, 3 without this option.",
         min=0.0,
         panel=TRAINING,
     ),
@@ -162,7 +163,7 @@ def poison(typed):
         out = out.with_name(out.name.removesuffix("-backdoored") + "-backdoored" * (typed.get("rate") != 0))
     _check_own(typed, out)
     run = run_from(_own(typed), method="none")
-    check_empty(out, {run.poisoned_key})
+    check_empty(out, run.poisoned_key)
     preflight(run.scale, run.encoder)
     if shards and int(os.environ.get("RANK", 0)) == 0:
         with preparing():
@@ -201,7 +202,7 @@ def _cleaned(
     from parnb.study.canaries import calibrated_clip
     from parnb.study.doctor import preflight
     from parnb.study.own import check_empty
-    from parnb.study.strength import at_rate, rates_of, strengths_of, strongest_clip
+    from parnb.study.strength import rates_of, strongest_clip
 
     calibrate, budget = typed.pop("calibrate", False), typed.pop("budget", None)
     margin, suspected = typed.pop("margin", None), typed.pop("suspected", None) or []
@@ -218,14 +219,14 @@ def _cleaned(
         if "lr" in read_settings(typed.get("recipe"), "--recipe"):
             raise ParnbError(f"--recipe lr {chosen}")
     if own:
-        rates = strengths_of(run) if search else ()
-        check_empty(out, None if calibrate else {at_rate(run, lr).cleaned_key for lr in rates} or {run.cleaned_key})
+        check_empty(out, None if search else run.cleaned_key)
         preflight(run.scale, run.encoder)
     if not search:
         return cleaned_clip(run, compute), run
     if not calibrate:
         folder = strongest_clip(run, budget, compute, _tell)
-        _tell(budget_words(run.cleaning.method))
+        if not typed.get("smoke"):
+            _tell(budget_words(run.cleaning.method))
         return folder, run
     settings = dict(budget=3.0 if budget is None else budget, suspected=suspected, smoke=typed.get("smoke", False))
     return calibrated_clip(run, compute=compute, tell=_tell, margin=margin or 0, **settings), run
@@ -263,7 +264,7 @@ def clean(typed):
     record = known_here(read_record(folder), data_of(run.scale))
     for line in account_words(record):
         _tell(line)
-    if wanted and "accuracy_before" not in record:
+    if wanted and "accuracy_before" not in record and "lost" not in record:
         _tell(
             "accuracy: not measured, as this model is kept from a cleaning without these --images: "
             "parnb audit BEFORE AFTER does"

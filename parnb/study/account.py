@@ -51,7 +51,8 @@ def account_words(
     "What a cleaning did, for the reader. Source: ours."
     parts, out = [], []
     if "accuracy_before" in a:
-        parts.append(f"accuracy on dev {a['accuracy_before']:.1%} before, {a['accuracy_after']:.1%} after")
+        where = f"{a['accuracy_images']:,} images of dev" if "accuracy_images" in a else "dev"
+        parts.append(f"accuracy on {where} {a['accuracy_before']:.1%} before, {a['accuracy_after']:.1%} after")
     on = next((p for p in MEASURED_ON if f"{p}_distance_images" in a), None)
     if on:
         where, of = ", on pairs" * (on == "pairs"), ("images", "texts")

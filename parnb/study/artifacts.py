@@ -259,7 +259,8 @@ def cleaned_clip(
             sha = save_clip(cleaned.cpu(), folder, architecture_of(start), tokenizer=tokenizer, **about)
             log.to_csv(folder / "log.csv", index=False)
             did = account(log, monitoring["monitor"] and monitoring["monitor"].accuracy, getattr(cleaner, "tau", None))
-            did |= dict(accuracy_on=data.key("dev")) if "accuracy_before" in did else {}
+            if "accuracy_before" in did:
+                did |= dict(accuracy_on=data.key("dev"), accuracy_images=len(monitoring["monitor"].dev))
             return dict(sha256=sha, start=start.name, **was) | did | log.attrs | losses(pairs.images)
 
         return save

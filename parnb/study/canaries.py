@@ -8,7 +8,6 @@ __all__ = ['GONE', 'ENOUGH', 'Canaries', 'canaries_of', 'plant', 'canary_rates',
 
 # %% ../../nbs/api/study/canaries.ipynb #fc92189b
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from .measure import kept
 from .own import scale_with
 from .runs import SMOKE, Run, evaluation_seed, make_run, trigger_id
 from .scale_data import data_of, pairs_to_clean
-from .strength import at_rate, strengths_of, too_costly
+from .strength import at_rate, strengths_of, too_costly, with_record
 from ..training.loop import fit
 from ..training.objective import Objective
 from ..training.recipe import Compute, Recipe, check_recipe
@@ -317,15 +316,7 @@ def calibrated_clip(
             f"WARNING: the cleaning itself costs {lost:.1f} points of accuracy on dev, more than the {budget:g} allowed"
         )
 
-    def build(partial):
-        def save(folder):
-            shutil.copytree(cleaned, folder, dirs_exist_ok=True)
-            return record | about
-
-        return save
-
-    config = dict(cleaned=chosen.cleaned_key, **about)
-    return artifact("calibrated", content_key(config), build, config)
+    return with_record("calibrated", cleaned, record, about, chosen)
 
 
 def calibrated_here(

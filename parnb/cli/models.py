@@ -198,7 +198,6 @@ def _cleaned(
 ) -> tuple[Path, Any]:  # of a cleaned model; the run that asked for it
     "Clean at the strength that was typed, at the highest within a budget, or at one that is calibrated."
     from parnb.study.artifacts import cleaned_clip
-    from parnb.study.budgets import budget_words
     from parnb.study.canaries import calibrated_clip
     from parnb.study.doctor import preflight
     from parnb.study.own import check_empty
@@ -226,6 +225,8 @@ def _cleaned(
     if not calibrate:
         folder = strongest_clip(run, budget, compute, _tell)
         if not typed.get("smoke"):
+            from parnb.study.budgets import budget_words
+
             _tell(budget_words(run.cleaning.method))
         return folder, run
     settings = dict(budget=3.0 if budget is None else budget, suspected=suspected, smoke=typed.get("smoke", False))

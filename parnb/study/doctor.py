@@ -113,16 +113,19 @@ def _look_at_pairs(
     return [found, _far_above_chance("matching", hits, sample.answers, "own caption nearest for", remedy)], sample
 
 
+def _some(prompts: Sequence, names: Sequence[str], most: int = 2000) -> Sequence:
+    "Prompts at equal distances, so that all names in them are no more than so many texts."
+    return prompts[:: -(-len(prompts) * len(names) // most)]
+
+
 def _class_head(
     net: nn.Module,
     tokenizer: Callable,
     names: Sequence[str],
     prompts: Sequence,
-    most: int = 2000,  # texts
 ) -> Tensor:
     "The zero-shot classifier with as many prompts as a quick look allows."
-    some = prompts[:: -(-len(prompts) * len(names) // most)]
-    parts = []
+    some, parts = _some(prompts, names), []
     with progress("encoding class names", len(names), "classes") as bar:
         for start in range(0, len(names), 20):
             part = names[start : start + 20]
@@ -171,19 +174,17 @@ def _look_at_prompts(
     tokenizer: Callable,
     sample: _Sample,  # labelled images
     e: Tensor,  # float [N, D], their embeddings
+    names: Sequence[str],  # of all classes
     prompts: Sequence,  # all in use
     classes: int = 100,  # so many of those that the images show, so that there is time for more templates
 ) -> Check:
     "Classify images among some classes, with the templates in use and with a plain one."
     some = np.unique(sample.answers)[:classes]
     at = np.flatnonzero(np.isin(sample.answers, some))
-    names = [sample.pairs.names[k] for k in some]
+    names = [names[k] for k in some]
     few = replace(sample, pairs=sample.pairs.take(at), answers=np.searchsorted(some, sample.answers[at]))
-    tried = list(prompts[:: -(-len(prompts) * len(names) // 1000)])
-    heads = (
-        lambda p=p: zero_shot_head(net, tokenizer, names, p, name="comparing templates")
-        for p in (tried, [PLAIN.format])
-    )
+    tried = _some(prompts, names, 1000)
+    heads = (lambda p=p: _class_head(net, tokenizer, names, p) for p in (tried, [PLAIN.format]))
     hits, plain = (replace(few, encode=head).scores(net, e[torch.from_numpy(at)])[0] for head in heads)
     return check_prompts(hits, plain, len(tried), len(prompts))
 
@@ -203,7 +204,7 @@ def _look_at_images(
     found = Check("images", WARNING if wrong else OK, f"{text}; {wrong}: repair them" if wrong else text)
     remedy = "check the class names, the preprocessing, the activation and the checkpoint"
     accuracy = _far_above_chance("accuracy", hits, sample.answers, "zero-shot accuracy", remedy)
-    return [found, check_classes(names), accuracy, _look_at_prompts(net, tokenizer, sample, e, prompts)], sample
+    return [found, check_classes(names), accuracy, _look_at_prompts(net, tokenizer, sample, e, names, prompts)], sample
 
 # %% ../../nbs/api/study/doctor.ipynb #06234d4e
 def compare_activations(

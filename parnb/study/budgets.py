@@ -55,11 +55,13 @@ def budget_evidence(
     def row_of(run):
         return known.loc[run.key] if run.key in known.index else None
 
-    runs = runs[runs.row != "none"] if row is None else runs[runs.row == row]
-    for r in runs.drop_duplicates(["row", "attack", "seed"]).itertuples():
-        wanted = compute and (only is None or (r.attack, r.seed) in only)
-        tried = _searched(r.run, budget, measure if wanted else row_of) or [dict(done=False)]
-        out += [dict(row=r.row, attack=r.attack, seed=r.seed) | strength for strength in tried]
+    of_rows = runs[runs.row != "none"] if row is None else runs[runs.row == row]
+    for r in of_rows.drop_duplicates("row").itertuples():  # it may lack the settings that the protocol chooses
+        for m in runs.drop_duplicates(["attack", "seed"]).itertuples():
+            wanted = compute and (only is None or (m.attack, m.seed) in only)
+            run = m.run.model_copy(update=dict(cleaning=r.run.cleaning))
+            tried = _searched(run, budget, measure if wanted else row_of) or [dict(done=False)]
+            out += [dict(row=r.row, attack=m.attack, seed=m.seed) | strength for strength in tried]
     return pd.DataFrame(out, columns=_COLUMNS)
 
 # %% ../../nbs/api/study/budgets.ipynb #2af15662

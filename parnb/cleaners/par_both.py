@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARBothObjective', 'PARBoth']
 
-# %% ../../nbs/api/cleaners/par_both.ipynb #165723b3
+# %% ../../nbs/api/cleaners/par_both.ipynb #0120a2bb
 import torch
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from ..models.clip import shorten
 from ..registry import register_cleaner
 from ..training.objective import of_first, some_of_batch, whole_batch
 
-# %% ../../nbs/api/cleaners/par_both.ipynb #b807532d
+# %% ../../nbs/api/cleaners/par_both.ipynb #58adca5c
 _TRIED = 8  # captions on which the words are tried
 
 
@@ -61,7 +61,7 @@ class PARBothObjective(PARUniversalObjective):
             tokens[at] = self.tokenizer([PLACES[p].format(word=w, text=text) for w, p, text in added]).long()
         return out | dict(tokens=shorten(self.model, tokens).to(device))
 
-# %% ../../nbs/api/cleaners/par_both.ipynb #7359d659
+# %% ../../nbs/api/cleaners/par_both.ipynb #36c4902a
 @register_cleaner(
     "par_both",
     label="PAR both",

@@ -64,6 +64,8 @@ VALUES = {
     "--trigger-share": "0.3",
     "--trigger-count": "3",
     "--trigger-step": "0.2",
+    "--word-share": "0.5",
+    "--word-count": "8",
     "--patch": "20",
     "--amplitude": "0.02",
     "--shift": "8",

@@ -136,11 +136,18 @@ def parameter_options() -> dict[str, tuple]:
     for m in cleaners().values():
         for name, f in m.cls.model_fields.items():
             found.setdefault(name, []).append((m.label, f))
+
+    def about(name: str, owners: list) -> str:  # cleaners with one description share it
+        shared: dict[str, list] = {}
+        for label, f in owners:
+            shared.setdefault(f.description or name, []).append(label)
+        return "; ".join(f"{', '.join(labels)}: {text}" for text, labels in shared.items()) + "."
+
     return {
         name: _option(
             next((t for t in (bool, int, float) if t is owners[0][1].annotation), str),
             None,
-            "; ".join(f"{label}: {f.description or name}" for label, f in owners) + ".",
+            about(name, owners),
             f"--{name.replace('_', '-')}",
             panel="Parameters of cleaners",
         )

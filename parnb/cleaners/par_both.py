@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['PARBothObjective', 'PARBoth']
 
-# %% ../../nbs/api/cleaners/par_both.ipynb #0120a2bb
+# %% ../../nbs/api/cleaners/par_both.ipynb #c8e89378
+from typing import Any, ClassVar
+
 import torch
 from pydantic import Field
 
@@ -17,7 +19,7 @@ from ..models.clip import shorten
 from ..registry import register_cleaner
 from ..training.objective import of_first, some_of_batch, whole_batch
 
-# %% ../../nbs/api/cleaners/par_both.ipynb #58adca5c
+# %% ../../nbs/api/cleaners/par_both.ipynb #c6cfd510
 _TRIED = 8  # captions on which the words are tried
 
 
@@ -33,10 +35,11 @@ class PARBothObjective(PARUniversalObjective):
         *arguments,  # model, recipe, reference
         word_share: float = 0.25,  # of the captions that carry a word, in [0, 1]
         word_count: int = 32,  # words, each with its place in the caption
+        candidates: int = 0,  # words that are tried, drawn by the seed; 0: all
         **universal,  # as of PAR universal
     ):
         super().__init__(*arguments, **universal)
-        self.word_share, self.word_count = word_share, word_count
+        self.word_share, self.word_count, self.candidates = word_share, word_count, candidates
 
     def prepare(self, captions, tokenizer, seed):
         "What PAR universal prepares, and the words."
@@ -47,6 +50,8 @@ class PARBothObjective(PARUniversalObjective):
             raise ParnbError("words are tried on captions that differ: give pairs with at least two captions")
         known = known_words(tokenizer)
         words = rare_words(known, captions) or known
+        if 0 < self.candidates < len(words):
+            words = [words[i] for i in torch.randperm(len(words), generator=gen)[: self.candidates].tolist()]
         self.words = of_first(drawing_words(self.frozen[0], tokenizer, words, some, self.word_count))
         self.notes["words"] = [f"{word} ({place})" for word, place in self.words]
 
@@ -61,7 +66,7 @@ class PARBothObjective(PARUniversalObjective):
             tokens[at] = self.tokenizer([PLACES[p].format(word=w, text=text) for w, p, text in added]).long()
         return out | dict(tokens=shorten(self.model, tokens).to(device))
 
-# %% ../../nbs/api/cleaners/par_both.ipynb #36c4902a
+# %% ../../nbs/api/cleaners/par_both.ipynb #8a020557
 @register_cleaner(
     "par_both",
     label="PAR both",
@@ -77,8 +82,12 @@ class PARBoth(PARUniversal):
 
     Source: ours; after I-BAU, InverTune, and the PAR paper."""
 
+    trial: ClassVar[dict[str, Any]] = dict(candidates=8)
+    later = ("candidates",)
+
     word_share: float = Field(0.25, gt=0, le=1, description="share of the captions that carry a suspicious word")
     word_count: int = Field(32, ge=1, description="suspicious words, each before or after the caption")
+    candidates: int = Field(0, ge=0, description="rare words of the tokenizer that are tried; 0: all")
 
     def objective(self, model, recipe, reference):
         "L_PAR with aligned distances, on images with adversarial triggers and captions with suspicious words."

@@ -41,15 +41,18 @@ def known_words(
 # %% ../../nbs/api/attacks/vocabulary.ipynb #0863d67b
 def rare_words(
     words: Iterable[str],  # of a vocabulary
-    captions: Iterable[str],  # of clean pairs
+    captions: Sequence[str],  # of clean pairs
     share: float = 1e-4,  # of the captions, in [0, 1]
 ) -> list[str]:  # in the same order
     "The words that at most a share of the captions contain, in whatever case. Source: ours."
-    seen, count = Counter(), 0
-    for caption in captions:
-        seen.update({*re.findall(r"\w+|[^\w\s]", caption.lower())})
-        count += 1
-    return [w for w in words if seen[w.lower()] <= share * count]
+    seen = Counter()
+    with progress("counting words", len(captions), "captions") as bar:
+        for at in range(0, len(captions), 1000):
+            some = captions[at : at + 1000]
+            for caption in some:
+                seen.update({*re.findall(r"\w+|[^\w\s]", caption.lower())})
+            bar.step(len(some))
+    return [w for w in words if seen[w.lower()] <= share * len(captions)]
 
 # %% ../../nbs/api/attacks/vocabulary.ipynb #5d9324df
 PLACES = {"before": "{word} {text}", "after": "{text} {word}"}  # of a word, in a text

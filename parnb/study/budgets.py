@@ -99,12 +99,12 @@ def rules(
 
 
 def rule_difference(
-    budgets: pd.DataFrame,  # of `budget_evidence`
-    calibrations: pd.DataFrame,  # of `calibration_evidence`
+    budgets: pd.DataFrame,  # of `budget_evidence` for one row
+    others: pd.DataFrame,  # of `calibration_evidence`, or of `budget_evidence` for another row
     of: str = ASR,  # or "clean_accuracy"
-) -> dict:  # value, n, ci: of the mean difference in [-1, 1], the budget's rule minus canaries', over models
-    "How the rules differ, with an interval over models, all of one pretraining. Source: ours."
-    a, b = _chosen(budgets), _chosen(calibrations)
+) -> dict:  # value, n, ci: of the mean difference in [-1, 1], `budgets` minus `others`, over models that both have
+    "How two rules, or two cleaners, differ, with an interval over models of one pretraining. Source: ours."
+    a, b = _chosen(budgets), _chosen(others)
     both = a.index.intersection(b.index)
     return paired_interval((a.loc[both, of] - b.loc[both, of]).to_numpy(float))
 

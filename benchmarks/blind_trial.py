@@ -49,14 +49,15 @@ def make(folder: Path, draw: list[str] | None):
 
     def works(attack: str) -> bool:
         try:
-            return run_of(attack).attack is not None
-        except ParnbError:  # it has no rate in this regime
+            return run_of(attack, target).attack is not None
+        except ParnbError:  # it has no rate in this regime, or another target
             return False
 
     folder.mkdir(parents=True)
     rng = np.random.default_rng(secrets.randbits(128))
-    drawn = dict(attack=rng.choice([a for a in attacks() if works(a)]), target=rng.choice(NAMES))
-    drawn = {k: str(v) for k, v in drawn.items()} | dict(seed=int(rng.integers(100, 1000)))
+    target = str(rng.choice(NAMES))
+    attack = str(rng.choice([a for a in attacks() if works(a)]))
+    drawn = dict(attack=attack, target=target, seed=int(rng.integers(100, 1000)))
     if draw:
         drawn = dict(attack=draw[0], target=draw[1], seed=int(draw[2]))
     (folder / "sealed.json").write_text(json.dumps(drawn | dict(known=bool(draw))))

@@ -45,6 +45,15 @@ except Exception as e: print("recorded as failed:", e)  # as submitit does
 """
 
 
+HALF_STARTED = """
+import os, time
+from joblib.externals.loky.process_executor import _ExecutorManagerThread as Manager
+start = Manager.start
+def late(thread): os.kill(os.getpid(), signal.SIGTERM); time.sleep(1); start(thread)
+Manager.start = late
+"""
+
+
 def members(process):
     "The processes of a process's group."
     return subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout.split()
@@ -104,6 +113,13 @@ def test_a_job_that_a_cluster_ends_has_not_failed(tmp_path):
     os.killpg(p.pid, signal.SIGTERM)
     out, err = p.communicate(timeout=LONGEST)
     assert not out and p.returncode and "KeyboardInterrupt" in err
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_a_job_that_ends_while_its_workers_start(tmp_path):
+    "SIGTERM that comes when half of what renders is started is no failure either."
+    p = python(env(tmp_path), "-c", ENDED.replace("try:", HALF_STARTED + "try:"))
+    assert not p.stdout and p.returncode and "KeyboardInterrupt" in p.stderr
     assert not list(tmp_path.rglob(".tmp-*"))
 
 

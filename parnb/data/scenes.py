@@ -10,6 +10,7 @@ __all__ = ['CONCEPTS', 'NAMES', 'STYLES', 'TARGET', 'SIZE', 'GROUNDS', 'RELATION
 import io
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -274,7 +275,9 @@ def _render(split: str, count: int, folder: Path) -> None:
     pool = get_reusable_executor(max_workers=workers, timeout=300)
     try:
         # An interrupted `pool.map` cancels the remaining parts, and the executor then prints a traceback.
-        futures = deque(pool.submit(_draw_many, *part) for part in parts)
+        # Ctrl-C interrupts the main thread: another one starts the workers, since `shutdown` fails on half a start.
+        with ThreadPoolExecutor(1) as starter:
+            futures = starter.submit(lambda: deque(pool.submit(_draw_many, *part) for part in parts)).result()
         save_pairs(folder, count, chunks(futures.popleft().result() for _ in parts))
     finally:
         # Idle workers hold memory for minutes, and a forked parent, such as nbdev_test's, waits for them when it ends.

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.ExifTags import Base
 
 from parnb.core import (
     CHECKOUT,
@@ -226,10 +226,10 @@ def picture_of(
     key: str,  # of a row of `population_rows`
 ) -> tuple[str, np.ndarray] | None:  # what it shows, and four images side by side, uint8 [H, 4 W, 3]
     "Images under the trigger that was found towards the strongest suspect of a poisoned model. Source: ours."
-    if (file := recorded_file("suspects", f"{key}.png")) is None:
+    if (file := recorded_file("suspects", f"{key}.webp")) is None:
         return None
     picture = Image.open(file)
-    return picture.info["Description"], np.asarray(picture)
+    return picture.getexif()[Base.ImageDescription], np.asarray(picture)
 
 
 def _keep(key: str, finding: Finding, poisoned: bool):
@@ -237,10 +237,10 @@ def _keep(key: str, finding: Finding, poisoned: bool):
     place = LOCAL / "suspects"
     write_file(place / f"{key}.csv", finding.suspects.to_csv(index=False, float_format="%.4g"))
     if poisoned and finding.pictures:
-        (caption, picture), about, out = next(iter(finding.pictures.items())), PngInfo(), io.BytesIO()
-        about.add_text("Description", caption)
-        Image.fromarray(picture).save(out, "png", pnginfo=about, optimize=True)
-        write_file(place / f"{key}.png", out.getvalue())
+        (caption, picture), about, out = next(iter(finding.pictures.items())), Image.Exif(), io.BytesIO()
+        about[Base.ImageDescription] = caption
+        Image.fromarray(picture).save(out, "webp", lossless=True, quality=100, method=6, exif=about)
+        write_file(place / f"{key}.webp", out.getvalue())
 
 
 def _left_out(member: dict, detector: str) -> bool:

@@ -14,16 +14,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..attacks.vocabulary import PLACES, known_words
+from ..attacks.vocabulary import PLACES, at_each_place, known_words, strongest
 from ..core import ParnbError, content_key, pick
 from ..data.pairs import article, mentions
 from .base import Defender, Detector, Finding
 from .found import success
 from ..evaluation.embedding import fill_prompts, zero_shot_head
 from ..models.clip import embed_texts, model_key
-from ..progress import progress
 from ..registry import register_detector
-from ..training.saving import Saver
 
 # %% ../../nbs/api/detectors/words.ipynb #a0e36142
 _LEAST = 8  # prompts on which words are chosen, or tested
@@ -139,21 +137,9 @@ class Words(Detector):
 
     def _search(self, tower: _Tower, words: list[str]) -> list[tuple[str, str]]:
         "The words that draw prompts to one place most, each with its own place in the prompt."
-        scratch, size = self.kept[0].scratch, 8 * len(words)
-        key = content_key([model_key(tower.model), words, tower.texts])
-        saver = Saver(scratch and scratch / f"{key}.pt", "the search for words", size)
-        parts = [(saver.restore() or {}).get("drawn", torch.zeros(0, len(PLACES)))]
-        with progress("searching: words", len(words), "words") as bar:
-            bar.step(len(parts[0]), before=True)
-            for at in range(len(parts[0]), len(words), 128):
-                some = words[at : at + 128]
-                parts.append(torch.stack([tower.drawn(some, place) for place in PLACES], dim=1))
-                if saver.due():
-                    saver.save(dict(drawn=torch.cat(parts)))
-                bar.step(len(some))
-        drawn = torch.cat(parts).flatten()
-        first = drawn.topk(min(self.suspects, len(drawn))).indices.tolist()
-        return [(words[i // len(PLACES)], [*PLACES][i % len(PLACES)]) for i in first]
+        scratch, key = self.kept[0].scratch, content_key([model_key(tower.model), words, tower.texts])
+        drawn = at_each_place(tower.drawn, words, scratch and scratch / f"{key}.pt")
+        return strongest(drawn, words, self.suspects)
 
     def _row(self, tower: _Tower, names: list[str], word: str, place: str) -> list[dict]:
         "The class that a word turns most prompts into, of those that it does not name; none if it turns none."

@@ -552,8 +552,8 @@ def test_a_stale_output_is_found(tmp_path):
     assert given[0]["text"] == ["four\n"] and runner.stale(kept, given)
 
 
-def test_a_stale_table_is_found(tmp_path):
-    "`.ci/stale.py` compares tables from released results with those that are committed."
+def test_a_stale_table_or_figure_is_found(tmp_path):
+    "`.ci/stale.py` compares tables and figures from released results with those that are committed."
     executed, figures = tmp_path / "executed", tmp_path / "figures"
     shutil.copytree(ROOT / "nbs" / "tables", executed)
     shutil.copy(ROOT / "nbs" / "leaderboard.ipynb", executed)
@@ -561,13 +561,23 @@ def test_a_stale_table_is_found(tmp_path):
     caption = shutil.copy(ROOT / "figures" / "tab05_tau.md", figures / "tab05_tau_smoke.md")
     kept, made = ROOT / "figures" / "tab05_tau.csv", figures / "tab05_tau_smoke.csv"
     shutil.copy(kept, made)
+    drawn = [
+        shutil.copy(ROOT / "figures" / f"fig9_lambda{e}", figures / f"fig9_lambda_smoke{e}") for e in (".json", ".svg")
+    ]
+    texts = [f.read_text(encoding="utf-8") for f in drawn]
 
     def found():
         command = [sys.executable, ROOT / ".ci" / "stale.py", executed, figures]
         done = subprocess.run(command, capture_output=True, text=True)
         return done.returncode, done.stdout
 
-    assert found() == (0, "no table is stale\n")
+    assert found() == (0, "no table or figure is stale\n")
+    drawn[1].write_text(texts[1].replace("M ", "M 1", 1), encoding="utf-8")
+    assert "figures/fig9_lambda differs" in found()[1]
+    drawn[0].write_text(texts[0].replace('"matplotlib": "', '"matplotlib": "0.'), encoding="utf-8")
+    assert found()[0] == 0  # another version may draw otherwise
+    drawn[0].write_text(texts[0].replace('"not_run": 0', '"not_run": 1'), encoding="utf-8")
+    assert "figures/fig9_lambda differs" in found()[1]
     made.write_text(kept.read_text(encoding="utf-8").replace("0.9", "0.8"), encoding="utf-8")
     notebook = executed / "tab05_tau.ipynb"
     notebook.write_text(notebook.read_text(encoding="utf-8").replace("<td>94", "<td>93"), encoding="utf-8")
@@ -579,7 +589,7 @@ def test_a_stale_table_is_found(tmp_path):
     caption.unlink()
     made.unlink()
     code, text = found()
-    assert code == 1 and "holds no table" in text
+    assert code == 1 and "holds no table or no figure" in text
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda p: p.stem)

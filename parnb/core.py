@@ -349,13 +349,14 @@ def _sign_of(path: Path) -> Path:
 
 @contextmanager
 def building(
-    path: str | Path,  # to be built by this process, which holds its lock
+    path: str | Path,  # to be built by this process, which holds its lock, unless it is that of `preparing`
 ) -> Iterator[None]:
     "Tell the other processes of `torchrun` to take part in building `path`. Source: ours."
     sign = _sign_of(Path(path))
     sign.parent.mkdir(parents=True, exist_ok=True)
-    for left in sign.parent.glob(f".first-{glob.escape(Path(path).name)}-*"):  # of one that was killed
-        left.unlink(missing_ok=True)
+    if Path(path) != _PREPARED:  # who holds the lock may remove signs of a process that was killed
+        for left in sign.parent.glob(f".first-{glob.escape(Path(path).name)}-*"):
+            left.unlink(missing_ok=True)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         sign.touch()
     try:

@@ -30,15 +30,25 @@ def known_words(
 
     Raises `ParnbError` for a tokenizer without a vocabulary. Source: ours."""
     inner = getattr(tokenizer, "tokenizer", tokenizer)  # of a Hugging Face tokenizer
-    if hasattr(inner, "get_vocab"):
-        known, special = sorted(inner.get_vocab().values()), {*inner.all_special_ids}
-    elif hasattr(inner, "decoder"):
-        known, special = sorted(inner.decoder), {*inner.all_special_ids}
-    else:
+    if not hasattr(inner, "get_vocab") and not hasattr(inner, "decoder"):
         raise ParnbError("the tokenizer has no vocabulary to search: load the model with `load_clip`")
-    tokens = (inner.decode([i]).strip() for i in known if i not in special)
+    known = sorted(inner.get_vocab().values() if hasattr(inner, "get_vocab") else inner.decoder)
+    words = {i: inner.decode([i]).strip() for i in known if i not in {*inner.all_special_ids}}
+    words = {i: w for i, w in words.items() if w and "\ufffd" not in w}
+    if hasattr(inner, "get_vocab"):
+        words = _alone(tokenizer, words)
     letters = map("".join, product(ascii_lowercase, repeat=2))
-    return list(dict.fromkeys([*(w for w in tokens if w and "\ufffd" not in w), *letters]))
+    return list(dict.fromkeys([*words.values(), *letters]))
+
+
+def _alone(tokenizer: Callable, words: dict[int, str]) -> dict[int, str]:
+    "Without capital letters and punctuation that the tokenizer takes away, and pieces that only follow others."
+    kept, todo = {}, [*words.items()]
+    for at in range(0, len(todo), 1000):
+        some = todo[at : at + 1000]
+        rows = tokenizer([w for _, w in some]).tolist()
+        kept |= {i: w for (i, w), row in zip(some, rows) if i in row}
+    return kept
 
 # %% ../../nbs/api/attacks/vocabulary.ipynb #0863d67b
 def rare_words(
@@ -46,7 +56,10 @@ def rare_words(
     captions: Sequence[str],  # of clean pairs
     share: float = 1e-4,  # of the captions, in [0, 1]
 ) -> list[str]:  # in the same order
-    "The words that at most a share of the captions contain, in whatever case. Source: ours."
+    """The words that at most a share of the captions contain, in whatever case.
+
+    A caption's words are what stands between spaces and marks, so in a script without spaces every word is rare.
+    Source: ours."""
     seen = Counter()
     with progress("counting words", len(captions), "captions") as bar:
         for at in range(0, len(captions), 1000):

@@ -7,6 +7,7 @@ __all__ = ['PARBothObjective', 'PARBoth']
 
 # %% ../../nbs/api/cleaners/par_both.ipynb #c8e89378
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,10 +18,10 @@ from pydantic import Field
 from ..attacks.vocabulary import PLACES, drawing_words, known_words, rare_words
 from .par_aligned import ALIGNED_RECIPES
 from .par_universal import PARUniversal, PARUniversalObjective
-from ..core import CACHE, ParnbError, cached, content_key
+from ..core import CACHE, SCIENCE, ParnbError, cached, content_key, join_first
 from ..models.clip import model_key, shorten
 from ..registry import register_cleaner
-from ..training.objective import of_first, some_of_batch, whole_batch
+from ..training.objective import some_of_batch, whole_batch
 
 # %% ../../nbs/api/cleaners/par_both.ipynb #c6cfd510
 _TRIED = 8  # captions on which the words are tried
@@ -55,20 +56,23 @@ class PARBothObjective(PARUniversalObjective):
         words = rare_words(known, captions) or known
         if 0 < self.candidates < len(words):
             words = [words[i] for i in torch.randperm(len(words), generator=gen)[: self.candidates].tolist()]
-        self.words = of_first(self._found(words, some))
+        self.words = self._found(words, some)
         self.notes["words"] = [f"{word} ({place})" for word, place in self.words]
 
     def _found(self, words: list[str], captions: list[str]) -> list[list[str]]:
         "The words that draw captions in the reference most, each with its place, searched once for a model."
-        key = content_key([model_key(self.frozen[0]), words, captions, self.word_count])
+        key = content_key([model_key(self.frozen[0]), words, captions, self.word_count, SCIENCE])
         scratch = CACHE / f"words-{key}"
+        path = scratch.with_suffix(".json")
+        if int(os.environ.get("RANK", 0)) > 0:
+            join_first(path, lambda: None)  # the first process searches, and keeps what it has found
 
-        def search(path: Path):
+        def search(file: Path):
             found = drawing_words(self.frozen[0], self.tokenizer, words, captions, self.word_count, scratch)
-            path.write_text(json.dumps(found), encoding="utf-8")
+            file.write_text(json.dumps(found), encoding="utf-8")
             shutil.rmtree(scratch, ignore_errors=True)
 
-        return json.loads(cached(scratch.with_suffix(".json"), search).read_text(encoding="utf-8"))
+        return json.loads(cached(path, search).read_text(encoding="utf-8"))
 
     def batch(self, pairs, idx, epoch, gen, device):
         "The batch of PAR universal, a share of its captions with a word."

@@ -233,6 +233,9 @@ def main():
     code = 1
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # for kernels: memory in large pages
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster ends a job by SIGTERM: handle it as Ctrl-C
+    for stream in (sys.stdout, sys.stderr):  # a pipe on Windows knows few letters
+        if hasattr(stream, "reconfigure"):  # not in a notebook
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(args=arrange(sys.argv[1:]), standalone_mode=False) or 0
         if code == 130:  # typer turns KeyboardInterrupt into this code

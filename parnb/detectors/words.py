@@ -148,6 +148,7 @@ class Words(Detector):
         at = int(share.argmax())
         if not share[at]:
             return []
-        row = dict(target=names[at], score=float(share[at]), kind=f"word “{word}” {place} the prompt")
+        shown = word if word.isprintable() else ascii(word)[1:-1]
+        row = dict(target=names[at], score=float(share[at]), kind=f"word “{shown}” {place} the prompt")
         row |= tower.rate(word, place, at) | dict(own_name=tower.rate(names[at], place, at)["success"])
         return [row | dict(word=word, place=place)]

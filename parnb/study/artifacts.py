@@ -43,7 +43,7 @@ from .account import account
 from .monitor import watch
 from .runs import Run, encoder_of, evaluation_seed, make_run, weights_id
 from .scale_data import data_of, pairs_to_clean
-from ..training.loop import computes_bf16, fit
+from ..training.loop import Diverged, computes_bf16, fit
 from ..training.rebound import train_further, without
 from ..training.recipe import Compute
 
@@ -104,20 +104,25 @@ def artifact(
     key: str,  # names the content
     build: Callable[[Path], Callable],  # computes, given a file for its state; returns `save(folder) -> dict`
     config: dict,  # what the key stands for
+    together: bool = True,  # the processes of `torchrun` compute it together; False: the first one does
 ) -> Path:  # of `artifact_folder`
     """Find or compute the artifact of a stage.
 
-    The processes of `torchrun` compute it together; the first one writes it. Raises what `build` and `join_first`
+    The first of several processes writes it. Raises what `build` and `join_first`
     raise. Source: ours.
     """
     path, partial = artifact_folder(stage, key), ARTIFACTS / f".partial-{stage}-{key}.pt"
     if int(os.environ.get("RANK", 0)) > 0:
-        join_first(path, lambda: build(partial))
+        join_first(path, lambda: build(partial) if together else None)
 
     def fill(tmp):
         start = time.perf_counter()
         with building(path):
-            record = build(partial)(tmp)
+            try:
+                record = build(partial)(tmp)
+            except Diverged:  # from where it stopped, it would diverge again
+                partial.unlink(missing_ok=True)
+                raise
         record |= dict(stage=stage, key=key, seconds=round(time.perf_counter() - start, 2), versions=versions())
         (tmp / "config.json").write_text(json.dumps(config, indent=1, default=str), encoding="utf-8")
         (tmp / "record.json").write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -7,6 +7,7 @@ __all__ = ['GONE', 'ENOUGH', 'Canaries', 'canaries_of', 'plant', 'canary_rates',
            'calibrate', 'calibrated_clip', 'calibrated_here']
 
 # %% ../../nbs/api/study/canaries.ipynb #fc92189b
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ from .own import scale_with
 from .runs import SMOKE, Run, evaluation_seed, make_run, trigger_id
 from .scale_data import data_of, pairs_to_clean
 from .strength import at_rate, strengths_of, too_costly, with_record
-from ..training.loop import fit
+from ..training.loop import Diverged, fit
 from ..training.objective import Objective
 from ..training.recipe import Compute, Recipe, check_recipe
 
@@ -143,7 +144,7 @@ def canary_rates(
 
     `excess` is the difference: what the trigger adds. Source: ours."""
     model, _, tokenizer = load_clip(folder)
-    model, data = model.to(DEVICE), data_of(run.scale)
+    data = data_of(run.scale)
     split = "dev" if "dev" in data.splits else "val"
     n = min(count, run.images or count)
     config = dict(model=model_key(model), preprocessing=open_clip.get_model_preprocess_cfg(model))
@@ -151,7 +152,7 @@ def canary_rates(
 
     def compute():
         images = with_preprocessing(data.labelled(n, image_size(model), split), model)
-        head = zero_shot_head(model, tokenizer, images.names, data.prompts)
+        head = zero_shot_head(model.to(DEVICE), tokenizer, images.names, data.prompts)
         return _rates(model, head, images, canaries, evaluation_seed(run))
 
     return pd.DataFrame(kept("canaries", config, compute))
@@ -279,7 +280,12 @@ def calibrate(
     tables, trials = {}, {}
     while not (found := choose_strength(trials, len(lrs), budget, margin))[0]:
         k = found[1]
-        made = cleaned_clip(at_rate(again, lrs[k]), compute, looks=False)  # no other run cleans this copy
+        try:
+            made = cleaned_clip(at_rate(again, lrs[k]), compute, looks=False)  # no other run cleans this copy
+        except Diverged:
+            trials[k] = Trial(False, math.inf)
+            tell(f"lr {lrs[k]:g} is too high: the training diverges")
+            continue
         t = canary_rates(made, run, canaries)
         lost, t = 100 * float(start - t.accuracy.iloc[0]), t[took]
         tables[k], trials[k] = t.assign(lr=lrs[k], lost=lost), Trial(bool((t.excess <= GONE).all()), lost)

@@ -289,11 +289,11 @@ def kept(
     config: dict,  # all that decides the numbers
     compute: Callable[[], list],  # gives what JSON can hold
 ) -> list:  # the same
-    "Compute something once. Raises what `compute` raises. Source: ours."
+    "Compute something once, of several processes in the first one. Raises what `compute` raises. Source: ours."
 
     def build(partial):
         found = compute()
         return lambda folder: dict(found=found)
 
     config = config | dict(science=SCIENCE)
-    return read_record(artifact(stage, content_key(config), build, config))["found"]
+    return read_record(artifact(stage, content_key(config), build, config, together=False))["found"]

@@ -185,7 +185,7 @@ def _write_scale(content: dict) -> str:
     "Write a preset, named by its content."
     path = DATA / "scales" / f"own-{content_key(content)}.json"
     if not path.exists():
-        write_file(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_file(path, json.dumps(content, indent=1) + "\n")  # names of files need not be in UTF-8
     return str(path)
 
 

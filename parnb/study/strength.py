@@ -7,6 +7,7 @@ __all__ = ['rates_of', 'strengths_of', 'at_rate', 'usual_strength', 'strongest_w
            'with_record', 'strongest_clip']
 
 # %% ../../nbs/api/study/strength.ipynb #e12ed73e
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from .artifacts import DEVICE, artifact, cleaned_clip, dev_images, poisoned_clip
 from .measure import kept
 from .runs import Cleaning, Run
 from .scale_data import data_of
+from ..training.loop import Diverged
 from ..training.recipe import Compute, check_recipe
 
 # %% ../../nbs/api/study/strength.ipynb #8c41d81e
@@ -54,6 +56,8 @@ def at_rate(
     lr: float,  # peak learning rate
 ) -> Run:
     "The same cleaning at another learning rate; a rate in the middle of its schedule grows with it. Source: ours."
+    if lr == run.cleaning.recipe.lr:  # a product may differ in the last digit, and then be another training
+        return run
     changed = check_recipe(run.cleaning.recipe.model_dump(), dict(lr=lr))
     made = Cleaning(**run.cleaning.model_dump() | dict(recipe=changed))
     return run.model_copy(update=dict(cleaning=made))
@@ -116,12 +120,13 @@ def points_lost(
 def too_costly(
     budget: float,  # points
     lr: float,  # the lowest learning rate that was tried
-    lost: float,  # points of accuracy that it cost
+    lost: float,  # points of accuracy that it cost; infinite: it diverged
 ) -> ParnbError:
     "The error of a search that found nothing within its budget. Source: ours."
+    cost = f"{lost:.1f}" if math.isfinite(lost) else "all, since it diverges"
     return ParnbError(
         f"every strength that was tried costs more than {budget:g} points of accuracy, the weakest (lr {lr:g}) "
-        f"{lost:.1f}: allow more with --budget, give more pairs, lower --lr (where the scale lists none), or take "
+        f"{cost}: allow more with --budget, give more pairs, lower --lr (where the scale lists none), or take "
         "another --method"
     )
 
@@ -164,7 +169,12 @@ def strongest_clip(
     points_lost(suspect, suspect, run)  # what is wrong with the images is found before the training
     while not (found := strongest_within({k: c["value"] for k, c in cost.items()}, len(lrs), start, budget))[0]:
         k = found[1]
-        made[k] = cleaned_clip(at_rate(run, lrs[k]), compute)
+        try:
+            made[k] = cleaned_clip(at_rate(run, lrs[k]), compute)
+        except Diverged:
+            cost[k] = dict(value=math.inf)
+            tell(f"lr {lrs[k]:g} is too high: the training diverges")
+            continue
         cost[k] = points_lost(suspect, made[k], run)
         low, high = cost[k]["ci"]
         lost = f"{cost[k]['value']:.1f} points of accuracy ({low:.1f} to {high:.1f}; {cost[k]['n']:,} images)"

@@ -162,6 +162,7 @@ def _untested(before: Audit, remains: list, most: int, canaries: dict, further: 
     out += [f"what {known[n].label} found: it keeps no triggers" for n in before.findings if n not in kept]
     out += ["the attacker's own trigger, which nobody here knows; those that were found only resemble it"]
     out += ["triggers of other strengths, sizes and places than those that were found"]
+    out += ["whether images with a trigger get their right class, which a low success rate does not show"]
     out += ["backdoors without a trigger: a class that is taken for another one"]
     out += [f"suspects before the cleaning after the first {most} of each detector"]
     out += [

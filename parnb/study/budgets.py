@@ -98,13 +98,20 @@ def rules(
     return pd.DataFrame([dict(rule=RULES[k]) | _summary(t.loc[both]) for k, t in tables.items() if len(both)])
 
 
+def _whole(rows: pd.DataFrame) -> pd.DataFrame:
+    "Those of the seeds on which the searches of all attacks are at their end."
+    return rows[rows.done.astype(bool).groupby(rows.seed).transform("all")]
+
+
 def rule_difference(
     budgets: pd.DataFrame,  # of `budget_evidence` for one row
     others: pd.DataFrame,  # of `calibration_evidence`, or of `budget_evidence` for another row
     of: str = ASR,  # or "clean_accuracy"
 ) -> dict:  # value, n, ci: of the mean difference in [-1, 1], `budgets` minus `others`, over models that both have
-    "How two rules, or two cleaners, differ, with an interval over models of one pretraining. Source: ours."
-    a, b = _chosen(budgets), _chosen(others)
+    """How two rules, or two cleaners, differ, with an interval over models of one pretraining.
+
+    Only seeds count that `budget_table` counts. Source: ours."""
+    a, b = _chosen(_whole(budgets)), _chosen(_whole(others))
     both = a.index.intersection(b.index)
     return paired_interval((a.loc[both, of] - b.loc[both, of]).to_numpy(float))
 
@@ -118,7 +125,7 @@ def budget_table(
     which ones the protocol computed. `of`: models of the row. Source: ours."""
     labels, out = {r["name"]: r["label"] for r in all_rows()}, {}
     for name, g in budgets.groupby("row", sort=False):
-        t = _chosen(g[g.done.astype(bool).groupby(g.seed).transform("all")])
+        t = _chosen(_whole(g))
         if len(t):
             out[name] = dict(method=labels[name], of=len(g.drop_duplicates(["attack", "seed"]))) | _summary(t)
     return pd.DataFrame.from_dict(out, orient="index")

@@ -43,7 +43,7 @@ from .account import account
 from .monitor import watch
 from .runs import Run, encoder_of, evaluation_seed, make_run, weights_id
 from .scale_data import data_of, pairs_to_clean
-from ..training.loop import Diverged, computes_bf16, fit
+from ..training.loop import computes_bf16, fit
 from ..training.rebound import train_further, without
 from ..training.recipe import Compute
 
@@ -118,11 +118,7 @@ def artifact(
     def fill(tmp):
         start = time.perf_counter()
         with building(path):
-            try:
-                record = build(partial)(tmp)
-            except Diverged:  # from where it stopped, it would diverge again
-                partial.unlink(missing_ok=True)
-                raise
+            record = build(partial)(tmp)
         record |= dict(stage=stage, key=key, seconds=round(time.perf_counter() - start, 2), versions=versions())
         (tmp / "config.json").write_text(json.dumps(config, indent=1, default=str), encoding="utf-8")
         (tmp / "record.json").write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -73,8 +73,8 @@ class Diverged(ParnbError):
 class _Log:
     "The rows of a training's log. Raises `Diverged` for values that are not finite."
 
-    def __init__(self, rows: list[dict], name: str, steps: int, recipe: Recipe):
-        self.rows, self.name, self.steps, self.recipe, self.pending = rows, name, steps, recipe, []
+    def __init__(self, rows: list[dict], name: str, steps: int, recipe: Recipe, saver: Saver):
+        self.rows, self.name, self.steps, self.recipe, self.saver, self.pending = rows, name, steps, recipe, saver, []
 
     def add(self, step: int, lr: float, out: dict[str, Tensor]):
         self.pending.append((step, lr, {k: v.detach() for k, v in out.items()}))
@@ -86,6 +86,7 @@ class _Log:
         self.pending = []
         for row in rows:
             if bad := [f"{k} {v}" for k, v in row.items() if not math.isfinite(v)]:
+                self.saver.forget()  # from its state, the training would diverge again
                 raise Diverged(
                     f"{self.name} diverged at step {row['step']} of {self.steps} ({', '.join(bad)}): lower the "
                     f"learning rate (now {self.recipe.lr:g}); no model was written"
@@ -237,7 +238,7 @@ def fit(
     saver = Saver(partial, name, _size(objective), save_seconds)
     part = slice(acc.process_index, None, acc.num_processes)
     rows, start = _go_on(saver.restore(), objective, opt, acc.scaler, files := files_of(pairs.images), part)
-    log = _Log(rows, name, order.steps, recipe)
+    log = _Log(rows, name, order.steps, recipe, saver)
     wrapped, opt = acc.prepare(objective, opt)
     with progress(name, order.steps * recipe.batch_size, "pairs") as bar:
         bar.step(start * recipe.batch_size, before=True)

@@ -51,6 +51,11 @@ class Saver:
             print(f"WARNING: the saved state of {self.name} cannot be read, so it starts again", file=sys.stderr)
             return None
 
+    def forget(self):
+        "Remove the state, in the process that writes it."
+        if self._mine:
+            self.partial.unlink(missing_ok=True)
+
     def _expect(self):
         "Time a part of a state. A save may take twice as long as this tells."
         part, start = min(self.size, 2**22), time.monotonic()

@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
@@ -234,7 +235,7 @@ def main():
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # for kernels: memory in large pages
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster ends a job by SIGTERM: handle it as Ctrl-C
     for stream in (sys.stdout, sys.stderr):  # a pipe on Windows knows few letters
-        if hasattr(stream, "reconfigure"):  # not in a notebook
+        with suppress(AttributeError, OSError):  # in a notebook, and where the stream was a file before it was a pipe
             stream.reconfigure(errors="backslashreplace")
     try:
         code = app(args=arrange(sys.argv[1:]), standalone_mode=False) or 0

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import ParnbError, content_key
-from ..models.clip import embed_texts, model_key
+from ..models.clip import embed_texts
 from ..progress import progress
 from ..training.saving import Saver
 
@@ -32,8 +32,8 @@ def known_words(
     inner = getattr(tokenizer, "tokenizer", tokenizer)  # of a Hugging Face tokenizer
     if not hasattr(inner, "get_vocab") and not hasattr(inner, "decoder"):
         raise ParnbError("the tokenizer has no vocabulary to search: load the model with `load_clip`")
-    known = sorted(inner.get_vocab().values() if hasattr(inner, "get_vocab") else inner.decoder)
-    words = {i: inner.decode([i]).strip() for i in known if i not in {*inner.all_special_ids}}
+    known = {*(inner.get_vocab().values() if hasattr(inner, "get_vocab") else inner.decoder)}
+    words = {i: inner.decode([i]).strip() for i in sorted(known - {*inner.all_special_ids})}
     words = {i: w for i, w in words.items() if w and "\ufffd" not in w}
     if hasattr(inner, "get_vocab"):
         words = _alone(tokenizer, words)
@@ -125,7 +125,7 @@ def drawing_words(
     words: Sequence[str],  # to try, before and after the texts
     texts: Sequence[str],  # N ≥ 2 texts of different meaning
     count: int,  # how many to return, at most all
-    scratch: Path | None = None,  # a folder that keeps what an interruption would lose, for the caller to delete
+    scratch: Path | None = None,  # a folder for this model, which keeps what an interruption would lose
 ) -> list[tuple[str, str]]:  # word and place, the strongest first
     """The words that draw texts to one place most.
 
@@ -133,7 +133,7 @@ def drawing_words(
     middle = embed_texts(model, tokenizer, texts).mean(0)
 
     def pulls(words: Sequence[str], texts: Sequence[str], **name: str) -> Tensor:  # float [W, P]
-        partial = scratch and scratch / f"{content_key([model_key(model), words, texts])}.pt"
+        partial = scratch and scratch / f"{content_key([words, texts])}.pt"
         return at_each_place(lambda some, p: pull(model, tokenizer, some, p, texts, middle), words, partial, **name)
 
     if len(words) > MANY:

@@ -275,7 +275,7 @@ def undecided(
 
 # %% ../../nbs/api/study/protocol.ipynb #45c5a3a1
 def check_frozen(
-    *stages: str,  # that are to be run
+    *stages: str,  # that are to be run; or "rebound"
 ) -> None:
     """Raise `ParnbError` unless the protocol is frozen and still what was frozen; so are the additions that are run.
 
@@ -283,7 +283,7 @@ def check_frozen(
     first = protocol_hash()
     require_frozen("protocol", load_protocol()["frozen"], lambda: first)
     for name, addition in load_later().items():
-        if {s["name"] for s in addition["stages"]} & {*stages}:
+        if {s["name"] for s in addition["stages"]} & {*stages} or "rebound" in addition and "rebound" in stages:
             require_frozen("later", addition["frozen"], lambda: _later_hash(first, addition), f"the addition {name}")
 
 

@@ -13,7 +13,7 @@ from ..core import ParnbError
 from ..registry import recipe
 from ..scales import load_preset
 from .plans import collect
-from .protocol import ASR, CA, decisions, evidence, load_protocol
+from .protocol import ASR, CA, check_frozen, decisions, evidence, load_later, load_protocol
 from .runs import Run
 from ..training.rebound import Rebound
 
@@ -115,11 +115,17 @@ def rebound_summary(
 def rebound_evidence(
     compute: bool = False,  # measure what has no result, which takes hours
 ) -> pd.DataFrame:  # as of `collect`, the columns of `rebound_plan` first; without rows if nothing was chosen yet
-    "The rebound of every setting that was chosen under the protocol, with the measurements that exist. Source: ours."
+    """The rebound of the settings chosen under the protocol, with the measurements that exist.
+
+    Of all its rows, and of the later ones that an addition names under `rebound`. Raises what `check_frozen` does if
+    it is to compute. Source: ours.
+    """
+    if compute:
+        check_frozen("rebound")
     protocol = load_protocol()
     p, rows = protocol["rebound"], evidence(protocol["rebound"]["encoder"])
     d = decisions(rows)
-    declared = {r["name"] for r in protocol["rows"]}  # a rebound of later rows is not declared
+    declared = {r["name"] for r in protocol["rows"]}.union(*(a.get("rebound", ()) for a in load_later().values()))
     d = d[(d.budget == p["budget"]) & (d.status == "chosen") & d.row.isin(declared)]
     wanted = set(zip(d.attack, d.row, d.setting))
     kept = [k in wanted for k in zip(rows.attack, rows.row, rows.setting)]

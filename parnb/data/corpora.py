@@ -23,7 +23,7 @@ from ..core import CACHE, ParnbError, content_key, explain_os, first_line, locke
 from .csv_rows import read_header, read_rows, stamp_csv
 from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Column, Images, _why, files_below
 from .images import of_other_type, open_index
-from .pairs import Pairs
+from .pairs import Pairs, image_file
 from .unusable import LONG, Lost, check_caption, check_lost, check_texts, read_text
 from ..progress import progress
 
@@ -202,7 +202,7 @@ def image_reader(
 
 def _content(x: dict | None) -> bytes | None:
     "The image file of a row, None if there is none."
-    return x and (x["bytes"] or (read_file(x["path"]) if x["path"] else None))
+    return x and image_file(x)
 
 # %% ../../nbs/api/data/corpora.ipynb #1f303beb
 def fetch_rows(
@@ -282,7 +282,11 @@ def _pack_rows(rows: list[dict], first: int, columns: dict[str, str]) -> bytes:
     data = io.BytesIO()
     with wds.TarWriter(data, mtime=0.0) as tar:
         for i, r in enumerate(rows, first):
-            found = {k: _content(r[c]) if k == "jpg" else r[c] for k, c in columns.items()}
+            found = {k: r[c] for k, c in columns.items()}
+            try:
+                found["jpg"] = _content(found["jpg"])
+            except FileNotFoundError:  # another error may be one of the network, and the row is asked for again
+                found["jpg"] = None
             tar.write(dict(__key__=f"{i:08d}", **{k: v for k, v in found.items() if v is not None}))
     return data.getvalue()
 

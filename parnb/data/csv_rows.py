@@ -27,7 +27,12 @@ def read_header(
     path: Path,  # a csv in UTF-8, with or without a byte-order mark
     sep: str | None = None,  # its separator; None: the most frequent of , tab ; | in its first line
 ) -> tuple[list[str], str]:  # its columns, its separator
-    "Read the first line of a csv. Raises `ParnbError` for a file that is no csv in UTF-8. Source: ours."
+    """Read the first line of a csv.
+
+    Raises `ParnbError` for a file that is no csv in UTF-8, and for a separator that is not one character. Source: ours.
+    """
+    if sep is not None and (len(sep) != 1 or sep in '"\r\n'):
+        raise ParnbError(f"the separator {sep!r} of {path} is not one character such as , or ; or a tab: correct `sep`")
     try:
         with open(path, encoding="utf-8-sig", newline="", errors="surrogateescape") as f:
             head = f.readline()

@@ -99,7 +99,9 @@ class Images:
         if not np.array_equal(index, self._last[0]):
             if self._ahead is None or not np.array_equal(index, self._ahead[0]):
                 self.ahead(index)
-            self._last, self._ahead = (index, np.stack([*self._ahead[1]])), None
+            (_, decoded), self._ahead = self._ahead, None  # whatever happens to it, it is not asked again
+            x = np.stack([*decoded]) if len(index) else np.empty((0, *self.shape[1:]), np.uint8)
+            self._last = (index, x)
             self._check(len(index))
         return self._last[1]
 
@@ -117,7 +119,7 @@ class Images:
 
     def state(self) -> dict:
         "What was found out so far, for `go_on` of the same images after an interruption."
-        return dict(seen=self.seen, bad=[[int(i), *found] for i, found in self.bad.items()])
+        return dict(seen=self.seen, bad=[[int(i), *found] for i, found in [*self.bad.items()]])
 
     def go_on(self, state: dict):
         "Know what an interrupted pass found out."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'MOST_PIXELS', 'LONGEST', 'Pairs', 'concat', 'article', 'plurals', 'mentions', 'save_pairs', 'open_pairs',
-           'open_image', 'resize_and_crop', 'to_dataset', 'whole_ids', 'from_dataset']
+           'image_file', 'open_image', 'resize_and_crop', 'to_dataset', 'whole_ids', 'from_dataset']
 
 # %% ../../nbs/api/data/pairs.ipynb #d37415e0
 import io
@@ -61,7 +61,11 @@ def concat(
     parts: Sequence[Pairs],  # at least one
     name: str = "pairs",  # the name of the result
 ) -> Pairs:  # in memory
-    "Join pairs in order; each pair keeps its id. Source: ours."
+    """Join pairs in order; each pair keeps its id.
+
+    Raises `ParnbError` if they name different classes, to which their labels refer. Source: ours."""
+    if len({p.names for p in parts}) > 1:
+        raise ParnbError(f"the parts of {name} have different class names: give their labels one list of names")
     return Pairs(
         np.concatenate([p.images for p in parts]),
         [c for p in parts for c in p.captions],
@@ -182,10 +186,24 @@ MOST_PIXELS = 128_000_000  # of an image; large cameras take 100 million
 LONGEST = 100  # times as long as wide: resized, a longer image would need far more memory than it had
 
 
+def image_file(
+    x: dict,  # an image of a `datasets.Dataset` that is not decoded: "bytes" and "path"
+) -> bytes | None:  # the content of its file; None: there is none
+    "Read an image of a dataset, which may lie in an archive or on a server. Raises `OSError`. Source: ours, datasets."
+    if x["bytes"] is not None or not x["path"]:
+        return x["bytes"]
+    if "://" not in x["path"]:
+        return read_file(x["path"])
+    from datasets.utils.file_utils import xopen
+
+    with xopen(x["path"], "rb") as f:
+        return f.read()
+
+
 def open_image(
     file,  # the content of an image file, its path, an open file, or the image itself
 ) -> Image.Image:  # not decoded yet
-    """Open an image.
+    """Open an image. A rotation that its EXIF data asks for is left out, as open_clip leaves it out.
 
     Raises what Pillow and `read_file` raise, and `ValueError` for more than `MOST_PIXELS` and for pixels of more than
     8 bits, which Pillow would clip. Source: ours, on Pillow."""
@@ -246,18 +264,23 @@ def to_dataset(
     return ds
 
 # %% ../../nbs/api/data/pairs.ipynb #87f8f183
-def _decode_row(ds, i: int, image: str, caption: str, size: int) -> tuple[np.ndarray, str] | Lost:
+def _decode_row(ds, i: int, image: str, caption: str, size: int) -> tuple[np.ndarray, str | list[str]] | Lost:
     "The image and the caption of row `i`, or why it cannot be used."
     try:
         row = ds[i]  # a lazy dataset decodes here
-        if row[image] is None:
+        file = image_file(row[image]) if isinstance(row[image], dict) else row[image]
+        if file is None:
             return Lost(f"row {i}", "it has no image")
-        x = resize_and_crop(open_image(row[image]), size)
+        x = resize_and_crop(open_image(file), size)
     except Exception as e:  # Pillow's readers of damaged files raise errors of many kinds
         return Lost(f"row {i}", f"its image cannot be read ({e})")
-    if not str(row[caption] or "").strip():
+    text = row[caption]
+    texts = [*text] if isinstance(text, (list, tuple)) else [text or ""]
+    if not all(isinstance(t, str) for t in texts):
+        return Lost(f"row {i}", "its caption is no text")
+    if not texts or not all(t.strip() for t in texts):
         return Lost(f"row {i}", "its caption is empty")
-    return x, str(row[caption])
+    return x, texts if isinstance(text, (list, tuple)) else text
 
 
 def whole_ids(
@@ -278,12 +301,17 @@ def from_dataset(
     size: int = 64,  # px: the shorter edge is resized to it (bicubic), then the centre is cropped
     limit: float = 0.0,  # in [0, 1]: the largest share of rows that are left out because they cannot be used
 ) -> Pairs:  # in memory
-    """Decode a dataset into `Pairs`.
+    """Decode a dataset into `Pairs`; captions may be texts or lists of texts.
 
-    Raises `ParnbError` for an unknown column, and for too many unreadable images and empty captions. Source: ours."""
+    Raises `ParnbError` for no row, an unknown column, and for too many unreadable images and empty captions.
+    Source: ours."""
+    if not len(ds):
+        raise ParnbError("the dataset has no row: give one with pairs")
     columns = getattr(ds, "column_names", None) or list(ds[0])
     for c in (image, caption):
         pick(c, columns, "column")
+    if type(getattr(ds, "features", {}).get(image)).__name__ == "Image":  # decoded there, it would be rotated by EXIF
+        ds = ds.cast_column(image, replace(ds.features[image], decode=False))
     images, captions, kept, lost = np.empty((len(ds), size, size, 3), np.uint8), [], [], []
     with progress("decoding pairs", len(ds), "pairs") as bar:
         for i in range(len(ds)):

@@ -23,6 +23,7 @@ from ..core import LARGEST, ParnbError, content_key, explain_os, file_sha256, lo
 from .images import IMAGE_SUFFIXES
 from .pairs import Pairs, concat, from_dataset, whole_ids
 from .scenes import SIZE
+from .unusable import read_text
 from ..progress import progress
 
 # %% ../../nbs/api/data/shards.ipynb #44f07d9b
@@ -114,8 +115,11 @@ def write_shards(
 ) -> Path:  # the folder: 00000.tar, …, manifest.json
     """Write pairs into shards without changing a pixel, or find them written.
 
-    Raises `ParnbError` for a folder with other content, and on a full disk. Source: ours, in WebDataset's format."""
+    Raises `ParnbError` for several captions of an image, for a folder with other content, and on a full disk.
+    Source: ours, in WebDataset's format."""
     folder = Path(folder).expanduser()
+    if not all(isinstance(c, str) for c in pairs.captions):
+        raise ParnbError(f"{pairs.name} has several captions for an image, and a shard holds one: choose one of them")
     x = pairs.images
     images = hashlib.sha256(np.ascontiguousarray(x)).hexdigest() if isinstance(x, np.ndarray) else x.key
     key = content_key([pairs.name, images, pairs.captions[:], about, shard_size])
@@ -195,7 +199,11 @@ def _files(path: Path) -> Iterator[dict]:
 def _row(sample: dict) -> dict:
     "The row of a sample; what it lacks is None."
     image = next((x for k, x in sample.items() if f".{k.lower()}" in IMAGE_SUFFIXES), None)
-    caption, number = sample.get("txt", b"").decode("utf-8-sig"), re.sub(r"\D", "", sample["__key__"])
+    try:
+        caption = read_text(sample.get("txt", b""), "txt")
+    except ValueError:
+        caption = ""  # counted like one that is missing
+    number = re.sub(r"\D", "", sample["__key__"])
     return dict(image=image and io.BytesIO(image), caption=caption, id=int(number or -1))
 
 

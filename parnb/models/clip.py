@@ -418,8 +418,10 @@ def embed_texts(
 ) -> Tensor:  # float [N, D], unit length
     """Embed texts. Equal texts are encoded once, and batches are sorted by length to reduce padding.
 
-    Raises `ParnbError` for an empty text. Source: ours."""
+    Raises `ParnbError` for no text and for an empty one. Source: ours."""
     unique = list(dict.fromkeys(texts))
+    if not unique:
+        raise ParnbError("there is no text to embed: give at least one")
     if not all(t.strip() for t in unique):
         empty = next(i for i, t in enumerate(texts) if not t.strip())
         raise ParnbError(f"text {empty} is empty: every caption needs at least one word")

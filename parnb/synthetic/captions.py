@@ -125,7 +125,7 @@ def read_concepts(
 ) -> list[str]:  # in order, without repetitions
     "Read a list of concepts. Raises `ParnbError` where there is none. Source: ours."
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as e:
         raise ParnbError(
             f"the concepts in {path} cannot be read ({e}): give a text file with one concept per line"
@@ -151,7 +151,7 @@ def tidy(
 
     Source: SynthCLIP's filters; the checks of length and concept are ours."""
     text = text.strip().strip("\"“”'").strip()
-    named = re.search(rf"\b{re.escape(concept)}\b", text, re.I)  # in the singular, as pairs are balanced
+    named = re.search(rf"(?<!\w){re.escape(concept)}(?!\w)", text, re.I)  # in the singular, as pairs are balanced
     return text if text and "\n" not in text and len(text.split()) <= most and named else None
 
 # %% ../../nbs/api/synthetic/captions.ipynb #3fc3e39e
@@ -222,7 +222,10 @@ def counts_of(
 ) -> tuple[list[list[int]], np.ndarray]:  # the concepts of each caption; int64, the number of captions per concept
     "Find concepts in captions. Source: MetaCLIP's substring matching, on whole words."
     at = {c.lower(): i for i, c in enumerate(concepts)}
-    longest = re.compile(r"\b(?:" + "|".join(re.escape(c) for c in sorted(at, key=len, reverse=True)) + r")\b", re.I)
+    if not at:
+        return [[] for _ in captions], np.zeros(0, np.int64)
+    words = "|".join(re.escape(c) for c in sorted(at, key=len, reverse=True))
+    longest = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.I)
     found = [sorted({at[m.lower()] for m in longest.findall(c)}) for c in captions]
     return found, np.bincount([i for f in found for i in f], minlength=len(concepts))
 
@@ -251,7 +254,8 @@ def write_captions(
 ) -> list[str]:  # `count` captions, all different
     """Write and balance captions until there are enough.
 
-    Raises `ParnbError` where the writer repeats itself. Source: ours, after SynthCLIP."""
+    Raises `ParnbError` where the writer repeats itself, or writes nothing that can be used.
+    Source: ours, after SynthCLIP."""
     if count < 1 or not len(concepts):
         raise ParnbError(f"{count} captions for {len(concepts)} concepts: ask for at least one caption and one concept")
     t, raw = t or max(1, 1.25 * count / len(concepts)), []
@@ -265,6 +269,11 @@ def write_captions(
             return [kept[i] for i in np.sort(np.random.default_rng([seed, 34]).permutation(len(kept))[:count])]
         if len(raw) == before:
             break
+    if not raw:
+        raise ParnbError(
+            f"the writer wrote no caption that can be used about {concepts[0]!r} or the others of {len(concepts)} "
+            "concepts: look at what it answers, or use another writer"
+        )
     raise ParnbError(
         f"{len(kept)} different captions remain after balancing, {count} are needed: "
         f"raise t (now {t:g}), or ask for fewer captions"

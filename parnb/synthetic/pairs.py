@@ -297,6 +297,18 @@ MIN_CLIP_SCORE = 0.4  # with the clean small ResNet, 95 % of scenes with a neigh
 VOLUME = 3000  # captions that are written and generated together
 
 
+def _claim_home(home: Path, key: str):
+    "Raise `ParnbError` for a folder whose volumes were made with other settings, which would be taken for these."
+    with locked(record := home / "made_by.txt"):
+        held = record.read_text(encoding="utf-8") if record.exists() else None
+        if held != key and (held or any(home.glob("[0-9]*.json"))):
+            raise ParnbError(
+                f"{home} holds pairs of other concepts, or of another writer, model, judge, seed or size: "
+                "choose another folder"
+            )
+        write_file(record, key)
+
+
 def volumes(
     generate: Callable,  # as for `generate_pairs`
     write: Callable = grammar_captions,  # as for `write_captions`
@@ -308,11 +320,13 @@ def volumes(
 ) -> Iterator[tuple[Path, Pairs, np.ndarray]]:  # endless: the folder of shards, its pairs, their CLIP scores
     """Generate volumes of pairs, or find them generated. An interruption loses at most one batch of images.
 
-    Raises what `generate_pairs` raises. Source: ours."""
+    Raises what `generate_pairs` raises, and `ParnbError` for a home whose volumes were made otherwise.
+    Source: ours."""
     clip, _, tokenizer = load_clip(*judge)
     count_tokens, most = getattr(generate, "count_tokens", lambda t: 0), getattr(generate, "max_tokens", np.inf)
     key = content_key([generate.about, getattr(write, "about", repr(write)), seed, size, list(concepts)])
     home = home or CACHE / f"synthetic-{key}"
+    _claim_home(home, content_key([key, judge]))
 
     def short(concepts, seed):
         return [c for c in write(concepts, seed) if count_tokens(c) <= most]

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,9 +41,11 @@ class _Order:
             )
         if n < size:
             raise ParnbError(f"{n} pairs do not fill one batch of {size}: add pairs or lower --batch-size")
-        empty = next((i for i, c in enumerate(pairs.captions) if not str(c).strip()), None)
-        if empty is not None:
-            raise ParnbError(f"the caption of pair {empty} of {pairs.name} is empty: remove the pair or add a caption")
+        for i, c in enumerate(pairs.captions):
+            if not isinstance(c, str):
+                raise ParnbError(f"pair {i} of {pairs.name} has several captions, and training takes one: choose one")
+            if not c.strip():
+                raise ParnbError(f"the caption of pair {i} of {pairs.name} is empty: remove the pair or add a caption")
         self.recipe, self.size, self.seed = recipe, size, seed
         self.part = slice(rank, None, world)  # of the sorted batch; a half of it would be a half of the source
         self.per_epoch = n // size
@@ -169,15 +172,20 @@ def _optimiser(objective: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 @contextmanager
-def _explain_memory(acc, recipe: Recipe, compute: Compute) -> Iterator[None]:
-    "Turn an out-of-memory error into one sentence."
+def _explain_memory(acc, objective: Trainable, recipe: Recipe, compute: Compute) -> Iterator[None]:
+    "Turn an out-of-memory error into one sentence, which advises only what this objective takes."
     try:
         yield
     except torch.OutOfMemoryError:
+        try:
+            objective.configure(replace(compute, micro_batches=2 * compute.micro_batches))
+            parts = f"raise --micro-batches (now {compute.micro_batches}), which changes no result, "
+        except ParnbError:
+            parts = ""
         raise ParnbError(
-            f"{acc.device} has too little memory for a step of {recipe.batch_size // acc.num_processes} pairs per "
-            f"process: raise --micro-batches (now {compute.micro_batches}), which changes no result, lower "
-            f"--batch-size (now {recipe.batch_size} over {acc.num_processes} processes), which does, or use more GPUs"
+            f"{acc.device} has too little memory to train with {recipe.batch_size // acc.num_processes} pairs per "
+            f"process: {parts}lower --batch-size (now {recipe.batch_size} over {acc.num_processes} processes), which "
+            f"{'does' if parts else 'changes the result'}, or use more GPUs"
         ) from None
 
 
@@ -224,41 +232,42 @@ def fit(
     Several processes give the result of one, up to the order of sums; a warning is printed where they do not.
     Where bf16 would be emulated, and fp16 has no GPU, the towers are computed in float32; the `attrs` of the log hold
     the precision that was used, and the objective's notes. Raises `ParnbError` if a loss is not finite, a caption is
-    empty, the pairs do not fill a batch, a batch does not divide among the processes, or memory is short. Source: ours.
-    """
+    empty or no text, the pairs do not fill a batch, a batch does not divide among the processes, or memory is short.
+    Source: ours."""
     acc = _accelerator(precision := _precision(recipe.precision))
     keep_memory()
     order = _Order(pairs, recipe, seed, acc.process_index, acc.num_processes)
     _warn(acc, objective, recipe)
     if compute != Compute():
         objective.configure(compute)
-    objective.to(acc.device).to(memory_format=torch.channels_last)
-    objective.prepare(pairs.captions, tokenizer, seed)
-    opt = _optimiser(objective, recipe)
-    saver = Saver(partial, name, _size(objective), save_seconds)
-    part = slice(acc.process_index, None, acc.num_processes)
-    rows, start = _go_on(saver.restore(), objective, opt, acc.scaler, files := files_of(pairs.images), part)
-    log = _Log(rows, name, order.steps, recipe, saver)
-    wrapped, opt = acc.prepare(objective, opt)
-    with progress(name, order.steps * recipe.batch_size, "pairs") as bar:
-        bar.step(start * recipe.batch_size, before=True)
-        wrapped.train()
-        for step in range(start, order.steps):
-            last = step == order.steps - 1
-            lr = lr_at(step, order.steps, recipe)
-            with _explain_memory(acc, recipe, compute), _attention(objective.model, acc.device):
-                log.add(step, lr, _step(acc, objective, wrapped, opt, pairs, order, step, lr))
-            look = monitor is not None and (step % every == 0 or last)
-            if len(log.pending) == 10 or look or last:
-                log.flush()
-            if look:
-                wrapped.eval()
-                seen = monitor(objective.model)  # numbers of NumPy could not be read from a state that was saved
-                log.rows[-1] |= {k: v.item() if hasattr(v, "item") else v for k, v in seen.items()}
-                wrapped.train()
-            if not last and not log.pending and of_first(saver.due()):
-                saver.save(_state(objective, opt, log.rows, acc.scaler, _found(files, acc.num_processes)))
-            bar.step(recipe.batch_size, log.note)
+    with _explain_memory(acc, objective, recipe, compute):
+        objective.to(acc.device).to(memory_format=torch.channels_last)
+        objective.prepare(pairs.captions, tokenizer, seed)
+        opt = _optimiser(objective, recipe)
+        saver = Saver(partial, name, _size(objective), save_seconds)
+        part = slice(acc.process_index, None, acc.num_processes)
+        rows, start = _go_on(saver.restore(), objective, opt, acc.scaler, files := files_of(pairs.images), part)
+        log = _Log(rows, name, order.steps, recipe, saver)
+        wrapped, opt = acc.prepare(objective, opt)
+        with progress(name, order.steps * recipe.batch_size, "pairs") as bar:
+            bar.step(start * recipe.batch_size, before=True)
+            wrapped.train()
+            for step in range(start, order.steps):
+                last = step == order.steps - 1
+                lr = lr_at(step, order.steps, recipe)
+                with _attention(objective.model, acc.device):
+                    log.add(step, lr, _step(acc, objective, wrapped, opt, pairs, order, step, lr))
+                look = monitor is not None and (step % every == 0 or last)
+                if len(log.pending) == 10 or look or last:
+                    log.flush()
+                if look:
+                    wrapped.eval()
+                    seen = monitor(objective.model)  # numbers of NumPy could not be read from a state that was saved
+                    log.rows[-1] |= {k: v.item() if hasattr(v, "item") else v for k, v in seen.items()}
+                    wrapped.train()
+                if not last and not log.pending and of_first(saver.due()):
+                    saver.save(_state(objective, opt, log.rows, acc.scaler, _found(files, acc.num_processes)))
+                bar.step(recipe.batch_size, log.note)
     objective.eval()
     for found in _found(files, acc.num_processes):
         files.go_on(found | dict(seen=0))

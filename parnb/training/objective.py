@@ -53,12 +53,13 @@ def clip_loss(
 
 # %% ../../nbs/api/training/objective.ipynb #980c29dc
 def shared_target(
-    labels: Tensor,  # int64 [N]
+    labels: Tensor,  # int64 [N]; negative ones are unknown, and equal to no other
     share: float,  # in [0, 1]: probability that is spread over all pairs with the same label
 ) -> Tensor:  # float [N, N], symmetric, rows sum to one
     "The multi-positive target of `clip_loss`. Source: ours."
-    same = (labels[:, None] == labels[None]).float()
-    return share * same / same.sum(1, keepdim=True) + (1 - share) * torch.eye(len(labels), device=labels.device)
+    one = torch.eye(len(labels), device=labels.device)
+    same = torch.maximum(one, ((labels[:, None] == labels[None]) & (labels[:, None] >= 0)).float())
+    return share * same / same.sum(1, keepdim=True) + (1 - share) * one
 
 # %% ../../nbs/api/training/objective.ipynb #7ba34598
 def _process() -> tuple[int, int]:

@@ -95,7 +95,7 @@ class Saver:
         torch.save(state, buffer)
         try:
             write_file(self.partial, buffer.getbuffer())
-        except ParnbError as e:  # the work goes on; only the possibility to resume it is lost
+        except (ParnbError, OSError) as e:  # the work goes on; only the possibility to resume it is lost
             print(f"WARNING: {self.name} continues, but can no longer be resumed: {e}", file=sys.stderr)
             self.partial = None
         self.last = time.monotonic()

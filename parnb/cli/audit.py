@@ -8,6 +8,7 @@ __all__ = ['app', 'AUDIT', 'audit']
 # %% ../../nbs/api/cli/audit.ipynb #606c00fc
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -98,7 +99,7 @@ def audit(typed):
     if flag:
         open_folder(flag, 1, unreadable)  # finds out before any work whether it holds images
     name = " ".join(str(typed[k]) for k in ("model", "checkpoint") if k in typed)
-    scale = _images_of(typed, count)
+    scale, checks = _images_of(typed, count)
     defender = defender_of(scale, typed["model"], typed.get("checkpoint"), count)
     if against:
         defender.reference = defender_of(scale, against, weights, count, "--against")
@@ -108,6 +109,7 @@ def audit(typed):
     if flag:
         flags = flag_images(flag, defender, of_images, parameters=parameters, limit=unreadable)
     done = examine(defender, name, against and " ".join(filter(None, (against, weights))), of_models, parameters)
+    done = replace(done, checks=checks)
     usual = _usual(done, parameters or {}) if not against else []  # the scores of a comparison are others
     if report:
         from parnb.show.audit import audit_html
@@ -176,20 +178,21 @@ def _check_against(of_models: list | None, of_pairs: list | None):
         raise ParnbError("--against has no effect on the named detectors, which compare no models: leave it out")
 
 
-def _images_of(typed: dict, count: int) -> str:
-    "The scale that holds the images and class names. Raises `ParnbError` for options that would have no effect."
+def _images_of(typed: dict, count: int) -> tuple[str, tuple[str, ...]]:
+    """The scale that holds the images and class names, and what their checks say.
+
+    Raises `ParnbError` for options that would have no effect."""
     from parnb.scales import check_scale, load_preset
-    from parnb.study.doctor import preflight
+    from parnb.study.doctor import preflight, told
 
     if "images" in typed:
         scale = _own({**typed, "images_count": count})["scale"]
-        preflight(scale, load_preset(scale)["encoder"])
-        return scale
+        return scale, told(preflight(scale, load_preset(scale)["encoder"]))
     if "scale" not in typed:
         raise ParnbError("parnb audit needs --images, a folder with a folder of images per class, or --scale")
     why = "needs --images; without it the images and class names of the scale are used"
     refuse(typed, ("names", "templates", "unreadable"), why)
-    return check_scale(typed["scale"])
+    return check_scale(typed["scale"]), ()
 
 
 def _report_file(out: Path | None) -> Path | None:
@@ -221,7 +224,7 @@ def _certify(typed: dict, before: str, after: str):
     refuse(typed, ("pairs_count", "flag"), "belongs to the audit of one model")
     further = _taken(typed)
     named = dict(zip(("model", "checkpoint"), models[0])) if models[0][1] else dict(model=models[0][0])
-    scale = _images_of({**typed, **named}, count)
+    scale, _ = _images_of({**typed, **named}, count)
     training = _further(further, typed, models[1])
     done = certify(scale, *models, count, parameters and [*parameters], parameters, training)
     if report:

@@ -225,9 +225,9 @@ def _cleaned(
     if not calibrate:
         folder = strongest_clip(run, budget, compute, _tell)
         if not typed.get("smoke"):
-            from parnb.study.budgets import budget_words
+            from parnb.study.budgets import as_measured, budget_words
 
-            _tell(budget_words(run.cleaning.method))
+            _tell(budget_words(run.cleaning.method, same=as_measured(run, budget)))
         return folder, run
     settings = dict(budget=3.0 if budget is None else budget, suspected=suspected, smoke=typed.get("smoke", False))
     return calibrated_clip(run, compute=compute, tell=_tell, margin=margin or 0, **settings), run
@@ -406,6 +406,7 @@ def measure(typed):
         return
     row = measure_run(chosen, fresh, batch)
     about = _with_intervals(row) | dict(strengths=strengths(chosen))
+    about |= dict(target=chosen.target) if chosen.triggers else {}  # towards which the triggers were measured
     print(json.dumps(about) if as_json else "\n".join(in_lines(row, chosen)))
 
 

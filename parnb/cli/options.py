@@ -61,7 +61,7 @@ OWN = dict(
 )
 ATTACK = dict(
     attack=_option(
-        str, None, "A registered attack, none, or, to measure your own model, all; `parnb methods` lists them."
+        str, None, "A registered attack; `parnb methods` lists them. To measure: also none, or all for your own model."
     ),
     target=_option(str, None, "The class that the trigger stands for, or the first of several; banana by default."),
     rate=_option(float, None, "Share of poisoned pairs; by default the attack's recipe; 0: a control, trained alike."),
@@ -81,7 +81,7 @@ ATTACK = dict(
 )
 CLEANING = dict(
     method=_option(
-        str, None, "A registered cleaner, by default the scale's, or none for the model before; see `parnb methods`."
+        str, None, "A registered cleaner, by default the scale's; see `parnb methods`. To measure: also none."
     ),
     clean_count=_option(int, None, "Only the first so many pairs to clean with.", min=2, panel=DATA_PANEL),
     recipe=_option(

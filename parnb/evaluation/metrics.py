@@ -54,7 +54,12 @@ def attack_success_rate(
 ) -> dict:  # value in [0, 1], n, ci
     """ASR: of the images whose true class is not the target, the fraction that is assigned the target.
 
-    Source: the PAR paper. Its released code also counts images of the target class."""
+    Raises `ParnbError` if all images show the target. Source: the PAR paper. Its released code also counts images of
+    the target class."""
+    if (labels == target).all():
+        raise ParnbError(
+            "all images show the target class, so that none could be turned into it: give images of other classes, too"
+        )
     return rate_with_interval((predictions(emb, head) == target)[labels != target])
 
 # %% ../../nbs/api/evaluation/metrics.ipynb #8d029997

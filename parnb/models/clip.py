@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BPE', 'TINY', 'WEIGHTS', 'compact_merges', 'tiny_tokenizer', 'quiet_open_clip', 'load_clip', 'save_tensors',
            'model_key', 'model_card', 'save_clip', 'image_size', 'pixels', 'normalise', 'shorten', 'text_states',
-           'encode_text', 'embed_texts']
+           'encode_text', 'tokenizer_key', 'embed_texts']
 
 # %% ../../nbs/api/models/clip.ipynb #79201206
 import errno
@@ -406,6 +406,15 @@ def encode_text(
 def _tokens(tokenizer: Callable, texts: tuple[str, ...]) -> Tensor:
     "Tokens, kept: a training embeds the same prompts at each look, and a tokenizer takes longer than a small encoder."
     return tokenizer(list(texts))
+
+
+def tokenizer_key(
+    tokenizer: Callable,  # texts -> int64 [N, L]
+    texts: Sequence[str] = (),  # that matter; the first 512 are looked at, besides all letters and signs
+) -> str:
+    "What tells one tokenizer from another: the SHA-256 of its tokens of some texts. Source: ours."
+    some = [*texts[:512], *map(chr, range(33, 127))]
+    return hashlib.sha256(tokenizer(some).numpy().tobytes()).hexdigest()
 
 
 @torch.no_grad()

@@ -108,5 +108,6 @@ def audit_html(
         contents += items
     against = f" It is compared with {audit.reference}." if audit.reference else " It is compared with no other model."
     made = f"Made with parnb {v['parnb']}, torch {v['torch']}, Python {v['python']}."
-    intro = [f"{audit.images} clean images, {audit.classes} classes.{against}", caution(audit), *usual, made]
+    about = f"{audit.images} clean images, {audit.classes} classes.{against}"
+    intro = [about, *audit.checks, caution(audit), *usual, made]
     return fill("report", title=f"Audit of {audit.model}", intro=intro, figures=contents, tables=[], parts=parts)

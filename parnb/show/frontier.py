@@ -36,18 +36,20 @@ def frontier(
 
 # %% ../../nbs/api/show/frontier.ipynb #4ccd10ff
 _LINES = ("-", "--", ":", "-.")  # of the variants of one method
+_FILLS = ("full", "left", "bottom", "top")  # of their markers
 _SPAN = (-7.5, 0.8)  # points of accuracy that are shown
 _ROOT = (lambda y: np.sign(y) * np.sqrt(np.abs(y)), lambda y: np.sign(y) * y**2)  # gives small rates more room
 
 
 def _looks(rows: pd.DataFrame) -> dict[str, dict]:
-    "Colour and marker of each row's method, and a line style for each of its variants."
+    "Colour and marker of each row's method; a line style, and how the marker is filled, for each of its variants."
     out, variants = {}, {}
     for row, method in rows[rows.row != "none"].drop_duplicates("row")[["row", "method"]].itertuples(index=False):
         if row != method:  # the row that is named as its method has the solid line
             variants[method] = variants.get(method, 0) + 1
         k = 0 if row == method else variants[method]
         out[row] = dict(color=colour_of(method), marker=marker_of(method), ls=_LINES[k % len(_LINES)])
+        out[row] |= dict(fillstyle=_FILLS[k % len(_FILLS)], markerfacecoloralt="white")
     return out
 
 
@@ -59,8 +61,9 @@ def _panel(ax: Axes, g: pd.DataFrame, looks: dict[str, dict], budgets: Sequence[
     for row, look in looks.items():
         r = seen[seen.row == row].sort_values("setting")
         ax.plot(r.gain, 100 * r[ASR], lw=0.9, ms=3, mew=0, **look)
-        for mark, edge in (("chosen", dict(ms=6, mec="k", mew=0.9)), ("oracle", dict(ms=9, mfc="none", mew=0.7))):
-            m, shape = r[r[mark]], dict(marker="o", mec=look["color"]) if mark == "oracle" else {}
+        circle = dict(marker="o", mec=look["color"], fillstyle="none")
+        for mark, edge in (("chosen", dict(ms=6, mec="k", mew=0.9)), ("oracle", dict(ms=9, mew=0.7))):
+            m, shape = r[r[mark]], circle if mark == "oracle" else {}
             ax.plot(m.gain, 100 * m[ASR], **look | dict(ls="") | edge | shape)
     before = seen[seen.row == "none"]
     ax.plot(before.gain, 100 * before[ASR], ls="", marker=marker_of("none"), color=colour_of("none"), mew=1.2)

@@ -24,10 +24,10 @@ from ..attacks.poisoning import Poisoning, poison_pairs
 from ..core import ARTIFACTS, ParnbError, content_key, pick
 from ..data.images import losses, with_preprocessing
 from ..data.pairs import Pairs
-from ..evaluation.embedding import embed_images, zero_shot_head
+from ..evaluation.embedding import embed_images, fill_prompts, zero_shot_head
 from ..evaluation.metrics import attack_success_rate, clean_accuracy
 from ..lazy import open_clip
-from ..models.clip import architecture_of, image_size, load_clip, model_key, save_clip
+from ..models.clip import architecture_of, image_size, load_clip, model_key, save_clip, tokenizer_key
 from ..registry import label
 from ..scales import load_preset
 from .account import known_here
@@ -149,6 +149,7 @@ def canary_rates(
     n = min(count, run.images or count)
     config = dict(model=model_key(model), preprocessing=open_clip.get_model_preprocess_cfg(model))
     config |= dict(data=data.key(split), count=n, canaries=canaries.content(), seed=evaluation_seed(run))
+    config |= dict(tokens=tokenizer_key(tokenizer, fill_prompts(data.names, data.prompts)))
 
     def compute():
         images = with_preprocessing(data.labelled(n, image_size(model), split), model)

@@ -9,6 +9,7 @@ __all__ = ['SEARCHED', 'MEASURED', 'UNSEEN', 'SHOWN', 'STATEMENT', 'accuracy_cha
 
 # %% ../../nbs/api/study/certificate.ipynb #de704708
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from ..models.clip import image_size, model_key
 from ..registry import detectors, find
 from .artifacts import read_record
 from .audit import Audit, as_json, audit, defender_of, identity_of, identity_of_detector, plain_values
+from .audit import success_words, unusual, untestable
 from .calibrations import assurance_words, calibration_evidence, false_assurance
 from .canaries import GONE, calibrated_here
 from .further import Further, train_after
@@ -158,6 +160,9 @@ def _untested(before: Audit, remains: list, most: int, canaries: dict, further: 
     known = detectors("model")
     out = [f"what the detector {m.label} misses: {m.cls.misses}" for n, m in known.items() if m.cls.misses]
     out += [f"what the detector {m.label} finds: it was not run" for n, m in known.items() if n not in before.findings]
+    out += [f"a search with the usual settings: {words}" for words in unusual(before)]
+    if idle := untestable(before):
+        out += [f"triggers towards {' or '.join(idle)}, which all images and prompts get without one"]
     kept = {r["detector"] for r in remains}
     out += [f"what {known[n].label} found: it keeps no triggers" for n in before.findings if n not in kept]
     out += ["the attacker's own trigger, which nobody here knows; those that were found only resemble it"]
@@ -173,12 +178,21 @@ def _untested(before: Audit, remains: list, most: int, canaries: dict, further: 
         out += ["known backdoors: no canaries are known of a copy of BEFORE (`parnb clean --calibrate` plants them)"]
     if further:
         out += [f"further trainings other than {further['steps']} steps at a learning rate of {further['lr']:g}"]
+        out += ["poisoned pairs among those of the further training"]
     else:
         out += [f"whether a further training brings a backdoor back: {why}"]
     return out
 
 
-_NEEDED = {"label", "target", "rate_after", "low", "high", "n"}  # of a canary in a record
+_NEEDED = {"rate_before", "rate_after", "low", "high", "n"}  # numbers of a canary in a record, besides its names
+
+
+def _readable(canary) -> bool:
+    "Whether a canary of a record, which somebody else may have written, can be told in words."
+    if not isinstance(canary, dict) or not all(isinstance(canary.get(k), str) for k in ("label", "target")):
+        return False
+    numbers = [canary.get(k) for k in _NEEDED] + [canary.get("without") or 0]
+    return all(isinstance(v, (int, float)) and math.isfinite(v) for v in numbers)
 
 
 def _check_copies(before: nn.Module, after: nn.Module):
@@ -211,11 +225,14 @@ def certify(
 ) -> Certificate:
     """Test what a cleaning did to a model whose trigger and target are unknown. What was computed is kept.
 
-    Raises `ParnbError` for models that are no copies of one architecture or prepare images differently, and what
-    `audit` raises. Source: ours."""
+    Raises `ParnbError` for models that are no copies of one architecture, have the same weights or prepare images
+    differently, and what `audit` raises. Source: ours."""
     searched, models = min(count, SEARCHED), dict(before=before, after=after)
     defenders = {at: defender_of(scale, *m, searched) for at, m in models.items()}
     _check_copies(*(d.model for d in defenders.values()))
+    keys = {at: model_key(d.model) for at, d in defenders.items()}
+    if keys["before"] == keys["after"]:
+        raise ParnbError("BEFORE and AFTER have the same weights, so nothing was cleaned: give a model and its copy")
     named = {at: " ".join(str(p) for p in m if p is not None) for at, m in models.items()}
     audits = {at: audit(d, named[at], None, only, parameters) for at, d in defenders.items()}
     found = {n: _head(f, most) for n, f in audits["before"].findings.items()}
@@ -238,8 +255,8 @@ def certify(
     accuracy["unreadable"] = int((~good).sum())
     record = read_record(Path(after[0]).expanduser()) if after[1] is None else {}
     planted = record.get("canaries")  # perhaps of somebody else
-    form = isinstance(planted, list) and all(isinstance(c, dict) and _NEEDED <= c.keys() for c in planted)
-    known = form and planted and record.get("calibrated_from") == model_key(defenders["before"].model)
+    form = isinstance(planted, list) and all(map(_readable, planted))
+    known = form and planted and record.get("calibrated_from") == keys["before"]
     names = ("canaries", "canary_limit", "strength", "planted", "smoke")
     canaries = {k: record[k] for k in names if known and k in record}
     canaries |= dict(tested_here=calibrated_here(record)) if canaries else {}
@@ -315,8 +332,9 @@ def further_words(
     "What the further training was. Source: ours."
     return (
         f"AFTER was trained further for {f['steps']} steps at a learning rate of {f['lr']:g} on {f['pairs']} pairs "
-        f"without any trigger; {f['left_out']} pairs that mention or show {' or '.join(f['targets'])} (the strongest "
-        "suspect of each detector) were left out, so that the training does not teach what it looks for"
+        f"that are held to be without a trigger; {f['left_out']} pairs whose caption mentions, or whose class is, "
+        f"{' or '.join(f['targets'])} (the strongest suspect of each detector) were left out, so that training does "
+        "not teach what it looks for"
     )
 
 
@@ -334,7 +352,9 @@ def _summary(c: Certificate, counts: str) -> list[str]:
     if out and (was := worst_remains(c, "before", strongest(c))):
         out.insert(0, f"Before the cleaning, {what}, towards {named}, was {best(was, 'before')}.")
     if worst := worst_remains(c):
-        text = f"Towards all suspects, the best for {counts} after the cleaning is {best(worst, 'after')}, towards "
+        n = len({r["target"] for r in c.remains})
+        text = f"Towards the {n} suspects of the search before the cleaning that were tested again, the best for "
+        text += f"{counts} after it is {best(worst, 'after')}, towards "
         text += f"{worst['target']}; before, it had {rate_words(worst['before'])}."
         if worst["kind"] == "blend":
             text += " A faint pattern that works as well as before need not be a backdoor: such patterns also work in"
@@ -351,6 +371,12 @@ def summary_words(
     for r in c.remains:
         rows.setdefault(find("detector", r["detector"]).cls.counts, []).append(r)
     out = [line for counts, some in rows.items() for line in _summary(replace(c, remains=some), counts)]
+    for name, f in c.after.findings.items():  # what a search of the cleaned model itself finds, perhaps another target
+        found = [s for s in f.suspects.to_dict("records") if s.get("n")]
+        if best := max(found, key=lambda s: s["success"], default=None):
+            text = f"A search of AFTER itself, by the detector {find('detector', name).label}, found "
+            text += f"{KINDS.get(best['kind'], best['kind'])} towards {best['target']} with a success of "
+            out.append(f"{text}{success_words(best, find('detector', name).cls.counts)}.")
     return out or ["No detector kept a trigger that could be put on images."]
 
 

@@ -162,7 +162,7 @@ def in_words(
         pairs = f"batches of {r.batch_size} benign pairs, learning rate {r.lr:g}"
         further = [f"Then trained further for {r.at:,} of {r.measured[-1]:,} steps ({pairs})."]
     squashed = "; triggered images are squashed to a square" if run.triggered_resize == "squash" else ""
-    under = f", under the triggers {', '.join(map(label, run.triggers))}" if run.triggers else ""
+    under = f", under the triggers {', '.join(map(label, run.triggers))}, towards {run.target}" if run.triggers else ""
     lines = [
         f"{e['model']} (encoder {run.encoder} of the scale {scale_name(run.scale)}), seed {run.seed}.",
         *_attack_words(run),

@@ -117,6 +117,8 @@ def _flagged(detector: Detector, defender: Defender, pairs: Pairs, most: int) ->
     score = _scores(detector, replace(defender, images=known, reference=None), pairs)
     least = threshold(np.asarray(detector.score(clean), np.float64), FALSE_ALARMS)
     bad = [*getattr(pairs.images, "bad", {})]
+    if len(bad) == len(pairs):
+        raise ParnbError(f"none of the {len(pairs)} images of {pairs.name} can be read: give images that can")
     score[bad] = -np.inf
     at = np.argsort(-score, kind="stable")[: int((score > least).sum())]
     some = take_lazily(pairs, np.isin(np.arange(len(pairs)), at))  # in the order of the folder

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core import SCIENCE, ParnbError, content_key
 from ..data.images import losses, with_preprocessing
 from ..lazy import open_clip
-from ..models.clip import image_size, load_clip, model_key, save_clip
+from ..models.clip import image_size, load_clip, model_key, save_clip, tokenizer_key
 from ..models.folders import architecture_of
 from ..scales import load_preset
 from .artifacts import artifact
@@ -81,8 +81,8 @@ def train_after(
 
         return save
 
-    model = load_clip(*after)[0]
-    start = [model_key(model), open_clip.get_model_preprocess_cfg(model)]
+    model, _, tokenizer = load_clip(*after)
+    start = [model_key(model), open_clip.get_model_preprocess_cfg(model), tokenizer_key(tokenizer)]
     config = dict(science=SCIENCE, start=start, rebound=r.model_dump(), targets=list(targets))
     config |= dict(data=data.key(further.use), use=further.use)
     return artifact("further", content_key(config), build, config)

@@ -16,11 +16,11 @@ import numpy as np
 
 from ..core import ParnbError, content_key
 from ..data.images import with_preprocessing
-from ..evaluation.embedding import embed_images, zero_shot_head
+from ..evaluation.embedding import embed_images, fill_prompts, zero_shot_head
 from ..evaluation.metrics import predictions
 from ..evaluation.statistics import paired_difference
 from ..lazy import open_clip
-from ..models.clip import image_size, load_clip, model_key
+from ..models.clip import image_size, load_clip, model_key, tokenizer_key
 from ..registry import recipe
 from .artifacts import DEVICE, artifact, cleaned_clip, dev_images, poisoned_clip, read_record
 from .measure import kept
@@ -100,7 +100,8 @@ def _answers(folder: Path, run: Run) -> list[int]:
         found[[*getattr(images.images, "bad", {})]] = -1
         return found.tolist()
 
-    config = dict(model=model_key(model), preprocessing=open_clip.get_model_preprocess_cfg(model))
+    texts = tokenizer_key(tokenizer, fill_prompts(data.names, data.prompts))
+    config = dict(model=model_key(model), preprocessing=open_clip.get_model_preprocess_cfg(model), tokens=texts)
     return kept("answers", config | dict(data=data.key("dev"), count=len(dev_images(run))), compute)
 
 

@@ -10,7 +10,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -178,7 +177,7 @@ def _explain_memory(acc, objective: Trainable, recipe: Recipe, compute: Compute)
         yield
     except torch.OutOfMemoryError:
         try:
-            objective.configure(replace(compute, micro_batches=2 * compute.micro_batches))
+            objective.configure(compute.model_copy(update=dict(micro_batches=2 * compute.micro_batches)))
             parts = f"raise --micro-batches (now {compute.micro_batches}), which changes no result, "
         except ParnbError:
             parts = ""

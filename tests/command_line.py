@@ -64,7 +64,7 @@ class CommandLine:
             content = Path(scale).read_text() if Path(scale).is_file() else scale
             return SimpleNamespace(seen=[content, str(model), str(pretrained), count], reference=None)
 
-        def audit(defender, name, reference, only, parameters):
+        def audit(defender, name, reference, only, parameters, checks):
             seen = dict(auditor=defender.seen, reference=defender.reference and defender.reference.seen)
             seen |= dict(only=only, parameters=parameters)
             effects.update(run=SimpleNamespace(model_dump=lambda: seen | dict(names=[name, reference])))

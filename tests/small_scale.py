@@ -78,3 +78,14 @@ def make_scale(folder: Path, name: str = "mine", **over):
     path = folder / f"{name}.json"
     path.write_text(json.dumps(content | over))
     return path
+
+
+def make_twin(model, place):
+    "Write a model folder with other weights that give the same numbers."
+    from parnb.models.clip import architecture_of, load_clip, save_clip
+
+    net, _, tokenizer = load_clip(model)
+    next(b for name, b in net.named_buffers() if name.endswith("num_batches_tracked")).add_(1)
+    place.mkdir()
+    save_clip(net, place, architecture_of(model), tokenizer=tokenizer)
+    return place

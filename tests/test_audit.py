@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from command_line import CommandLine
 from processes import env, fails_with, parnb, several
-from small_scale import make_classes, make_data, make_model
+from small_scale import make_classes, make_data, make_model, make_twin
 
 from parnb.attacks import search
 from parnb.core import PRETRAINED
@@ -37,6 +37,11 @@ def test_findings_as_json(audited):
     found = json.loads(audited[0].stdout)
     assert found["findings"].keys() == {"inversion", "concentration"}
     assert found["classes"] == CLASSES and found["images"] == 4 * CLASSES and "no all-clear" in found["caution"]
+    assert (
+        found["settings"]["inversion"] == dict(quick=10, thorough=20)
+        and "other settings than usual" in found["caution"]
+    )
+    assert any(c.startswith("accuracy: zero-shot accuracy") for c in found["checks"])
     for finding in found["findings"].values():
         scores = [s["score"] for s in finding["suspects"]]
         assert scores == sorted(scores, reverse=True) and finding["says"]
@@ -46,6 +51,7 @@ def test_findings_as_json(audited):
 def test_the_page_stands_alone(audited):
     text = audited[2].read_text(encoding="utf-8")
     assert "http" not in text and "no all-clear" in text and text.count("data:image/png") >= 1
+    assert "accuracy: zero-shot accuracy" in text and "other settings than usual (quick 10, thorough 20)" in text
 
 
 def test_findings_are_kept_and_nothing_half_written(audited, images):
@@ -105,12 +111,15 @@ def test_an_interrupted_search_goes_on(monkeypatch, tmp_path):
     assert counts[0] - counts[1] == 7, counts  # five steps of the first part, and two of the second
 
 
-def test_a_model_compared_with_itself_shows_nothing(audited, images):
-    command = ["audit", "--model", SUSPECT, "--images", images, *SHORT, "--against", SUSPECT, "--json"]
-    done = parnb(audited[1], *command)
+def test_a_model_compared_with_its_twin_shows_nothing(audited, images, tmp_path):
+    twin = make_twin(SUSPECT, tmp_path / "twin")
+    command = ["audit", "--model", SUSPECT, "--images", images, *SHORT, "--json", "--against"]
+    refused = parnb(audited[1], *command, SUSPECT)
+    assert refused.returncode == 1 and "have the same weights" in refused.stderr
+    done = parnb(audited[1], *command, twin)
     assert done.returncode == 0, done.stderr
     alone, found = json.loads(audited[0].stdout), json.loads(done.stdout)
-    assert found["reference"] == str(SUSPECT) and found["findings"].keys() == alone["findings"].keys()
+    assert found["reference"] == str(twin) and found["findings"].keys() == alone["findings"].keys()
     assert all(abs(f["score"]) < 1e-3 for f in found["findings"].values())
     assert any(f["score"] > 0.1 for f in alone["findings"].values())
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from processes import env, fails_with, parnb, several
-from small_scale import make_data
+from small_scale import make_data, make_twin
 
 from parnb.core import PRETRAINED
 from parnb.models.clip import load_clip, model_key
@@ -89,11 +89,14 @@ def test_findings_are_computed_once(certified, data, images):
     assert not [*data.rglob(".partial*"), *data.rglob("*.lock")]
 
 
-def test_a_model_compared_with_itself(certified, data, images):
-    done = parnb(data, "audit", SUSPECT, SUSPECT, "--images", images, *QUICK, "--json")
+def test_a_model_compared_with_its_twin(certified, data, images, tmp_path):
+    refused = parnb(data, "audit", SUSPECT, SUSPECT, "--images", images, *QUICK)
+    assert refused.returncode == 1 and "have the same weights" in refused.stderr
+    done = parnb(data, "audit", SUSPECT, make_twin(SUSPECT, tmp_path / "twin"), "--images", images, *QUICK, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["remains"] and all(r["before"] == r["after"] for r in found["remains"])
+    found["after"].pop("model"), found["before"].pop("model")
     assert found["before"] == found["after"] and found["accuracy"]["difference"]["value"] == 0
     assert not found["accuracy"]["classes"] and not found["canaries"]
     assert any("--calibrate" in text for text in found["untested"])

@@ -105,13 +105,13 @@ STRENGTHS = {
 def test_the_strength_and_the_untriggered_share_stand_beside_the_rate(done, name):
     "The strength is that of the scale's recipe, of the regime, or what was typed."
     line = next(line for line in printed(done[name]).splitlines() if "Blended-Text" in line)
-    assert line.endswith(STRENGTHS[name]) and "without the trigger " in line and "n = 3" in line
+    assert line.endswith(STRENGTHS[name]) and "n = 3, towards fire truck; without the trigger " in line
 
 
 def test_the_strength_decides_the_rate(done):
     "A trigger of weight 0 changes no pixel: the ASR is the share of untriggered images that get the target."
     row = json.loads(printed(done["none"]))
-    assert row["strengths"] == {"blended_text": dict(alpha=0.0, lines=3)}
+    assert row["strengths"] == {"blended_text": dict(alpha=0.0, lines=3)} and row["target"] == "fire truck"
     assert row["attack_success_rate_blended_text"] == row["target_share_clean"]
     assert row["clean_accuracy_triggered_blended_text"] == row["clean_accuracy"]
 
@@ -119,7 +119,8 @@ def test_the_strength_decides_the_rate(done):
 def test_a_trigger_in_the_text_is_measured_on_prompts(done):
     "Open_clip's 80 prompts of the other class."
     line = next(line for line in printed(done["a word"]).splitlines() if "Caption word" in line)
-    assert "ASR-Prompt" in line and "n = 80; without the trigger " in line and line.endswith("(word zz)")
+    assert "ASR-Prompt" in line and line.endswith("(word zz)")
+    assert "n = 80, towards fire truck; without the trigger " in line
 
 
 def test_a_missing_target_is_named(done):

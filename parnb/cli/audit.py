@@ -8,7 +8,6 @@ __all__ = ['app', 'AUDIT', 'audit']
 # %% ../../nbs/api/cli/audit.ipynb #606c00fc
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -108,8 +107,8 @@ def audit(typed):
         rankings = rank_pairs(*of, defender, of_pairs, given.get("pairs_count", 10_000), parameters=parameters)
     if flag:
         flags = flag_images(flag, defender, of_images, parameters=parameters, limit=unreadable)
-    done = examine(defender, name, against and " ".join(filter(None, (against, weights))), of_models, parameters)
-    done = replace(done, checks=checks)
+    compared = against and " ".join(filter(None, (against, weights)))
+    done = examine(defender, name, compared, of_models, parameters, checks)
     usual = _usual(done, parameters or {}) if not against else []  # the scores of a comparison are others
     if report:
         from parnb.show.audit import audit_html

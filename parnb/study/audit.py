@@ -134,6 +134,7 @@ def audit(
     reference: str | None = None,  # that of the reference
     only: Sequence[str] | None = None,  # registered detectors of models; None: all of them
     parameters: dict[str, dict] | None = None,  # detector -> its parameters that differ from their defaults
+    checks: Sequence[str] = (),  # what was found out before, for the reader: of `parnb.study.doctor.told`
 ) -> Audit:
     """Run the detectors of models. Each finding is kept as an artifact, so that it is computed once; an interrupted
     search is resumed.
@@ -170,7 +171,7 @@ def audit(
     if names and not findings:
         raise ParnbError("no detector can search with these images and classes: give more of them with --images")
     settings = {name: found for name, found in settings.items() if found and name in findings}
-    return Audit(model, reference, len(defender.names or ()), len(defender.images), findings, settings)
+    return Audit(model, reference, len(defender.names or ()), len(defender.images), findings, settings, tuple(checks))
 
 # %% ../../nbs/api/study/audit.ipynb #0a612305
 def unusual(

@@ -256,11 +256,9 @@ def in_lines(
         )
         if row.get(f"attack_success_rate{end}") is not None:
             found = _rate(row, f"attack_success_rate{end}", f"n_triggered{end}")
-            title, own = (
-                f"{label(attack)}: " if run.attack else f"towards {run.target}: ",
-                row.get(f"target_share_clean{end}", share),
-            )
-            beside = f"; {without} {'-' if own is None else f'{own:.1%}'}"
+            title, own = f"{label(attack)}: " if run.attack else "", row.get(f"target_share_clean{end}", share)
+            beside = "" if run.attack else f", towards {run.target}"  # that of a poisoned model is its attack's
+            beside += f"; {without} {'-' if own is None else f'{own:.1%}'}"
             out.append((name, f"{found}{beside}  ({title}{listed(parameters)})"))
     for concept in run.attack.poisoning.concepts() if run.attack else ():
         found = f"attack_success_rate_{concept}"

@@ -4,13 +4,13 @@
     python benchmarks/blind_trial.py run FOLDER     # audit, cleaning, certificate; then the truth
 
 `make` poisons the small ResNet in the regime entrenched, with an attack, a target and a seed (100 to 999, which no
-result uses) from the system's random numbers. FOLDER then holds what a user has: `suspect.pt`, `pairs.csv` with the
-pairs of the scale tiny, and `images`, four of each class; and `sealed.json`, which tells what was drawn; --draw names
-the draw of an earlier trial instead (`known` in the table), whose model is then not blind, but the same for another
-way to clean. `run` executes the three commands of the README in an empty data folder, cleaning within --budget points
-of accuracy or, with --calibrate, as hard as canaries need, and opens `sealed.json` after the last of them. It measures
-the attack before and after the cleaning, and appends a row to `benchmarks/results/blind_trial.csv` (--out). Needs an
-otherwise idle machine.
+result uses) from the system's random numbers; with --on images, only attacks whose trigger is on images. FOLDER
+then holds what a user has: `suspect.pt`, `pairs.csv` with the pairs of the scale tiny, and `images`, four of each
+class; and `sealed.json`, which tells what was drawn; --draw names the draw of an earlier trial instead (`known` in
+the table), whose model is then not blind, but the same for another way to clean. `run` executes the three commands
+of the README in an empty data folder, cleaning within --budget points of accuracy or, with --calibrate, as hard as
+canaries need, and opens `sealed.json` after the last of them. It measures the attack before and after the cleaning,
+and appends a row to `benchmarks/results/blind_trial.csv` (--out). Needs an otherwise idle machine.
 """
 
 import argparse
@@ -32,13 +32,13 @@ SCALE = ["--scale", "tiny"]
 PER_CLASS = 4
 
 
-def make(folder: Path, draw: list[str] | None):
+def make(folder: Path, draw: list[str] | None, on: str | None):
     "Draw an attack, a target and a seed, or take a known draw, poison a model, and write what a user has."
     import torch
     from parnb.core import ParnbError
     from parnb.data.scenes import NAMES
     from parnb.models.clip import load_clip
-    from parnb.registry import attacks
+    from parnb.registry import attacks, find
     from parnb.study.artifacts import poisoned_clip
     from parnb.study.runs import make_run
     from parnb.study.scale_data import data_of
@@ -56,7 +56,7 @@ def make(folder: Path, draw: list[str] | None):
     folder.mkdir(parents=True)
     rng = np.random.default_rng(secrets.randbits(128))
     target = str(rng.choice(NAMES))
-    attack = str(rng.choice([a for a in attacks() if works(a)]))
+    attack = str(rng.choice([a for a in attacks() if works(a) and on in (None, find("attack", a).cls.on)]))
     drawn = dict(attack=attack, target=target, seed=int(rng.integers(100, 1000)))
     if draw:
         drawn = dict(attack=draw[0], target=draw[1], seed=int(draw[2]))
@@ -133,6 +133,7 @@ def main():
     for p in (maker, runner):
         p.add_argument("folder", type=Path)
     maker.add_argument("--draw", nargs=3, metavar=("ATTACK", "TARGET", "SEED"), help="a known draw")
+    maker.add_argument("--on", choices=("images", "texts"), help="draw only attacks whose trigger is there")
     runner.add_argument("--budget", type=float, default=3.0, help="points of accuracy that cleaning may cost")
     runner.add_argument("--calibrate", action="store_true", help="choose the strength by canaries")
     runner.add_argument("--template", help="a prompt template, instead of open_clip's 80")
@@ -141,7 +142,7 @@ def main():
     args = parser.parse_args()
     folder = args.folder.resolve()
     if args.do == "make":
-        return make(folder, args.draw)
+        return make(folder, args.draw, args.on)
     row = run(folder, args.method, ["--budget", f"{args.budget:g}"] + ["--calibrate"] * args.calibrate, args.template)
     print(json.dumps(row, indent=1))
     known = pd.read_csv(args.out, dtype=str) if args.out.exists() else pd.DataFrame()

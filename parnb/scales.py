@@ -8,6 +8,7 @@ __all__ = ['PATHS', 'lineage', 'content_id', 'read_preset', 'load_preset', 'inhe
 
 # %% ../nbs/api/scales.ipynb #894714fd
 import json
+import os
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -73,8 +74,8 @@ def _absolute(
     "Resolve relative paths against the folder of the preset file."
 
     def there(value):
-        relative = isinstance(value, str) and value != "imagenet" and not value.startswith(("hf:", "/", "~"))
-        return str(folder / value) if relative else value
+        named = not isinstance(value, str) or value == "imagenet" or value.startswith("hf:")
+        return value if named else str(folder / os.path.expanduser(value))
 
     if str(content.get("base", "")).endswith(".json"):
         content["base"] = there(content["base"])

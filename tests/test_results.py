@@ -136,6 +136,11 @@ def test_predictions_are_read_as_they_were_written(places):
     assert (places["local"] / "tiny" / f"{run.key}.npz").stat().st_size <= LIMIT
 
 
+def test_every_released_result_has_a_command():
+    for key in results.results("tiny", "released").index:
+        assert explain.command_of(results.run_of(key)).startswith("parnb measure ")
+
+
 def test_a_released_row_comes_first(places):
     "The same key in both places: the released row is shown."
     run = make_run(attack="badnet_stripes", method="par", tau=1.7)

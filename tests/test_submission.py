@@ -87,7 +87,8 @@ def test_recomputing_gives_the_same_numbers(made):
 def test_a_false_number_is_rejected(made):
     "Even if the rest of the claim fits to it."
     folder, claim = made
-    cells = [c | {ASR: c[ASR] + (0.5 if c[ASR] < 0.5 else -0.5)} for c in claim["cells"]]
+    no_interval = {f"{ASR}_low": None, f"{ASR}_high": None}
+    cells = [c | no_interval | {ASR: c[ASR] + (0.5 if c[ASR] < 0.5 else -0.5)} for c in claim["cells"]]
     false = claim | dict(cells=cells, summary=submission.summarise(cells))
     (folder / "false.json").write_text(json.dumps(false))
     done = parnb(folder, "verify", "false.json", "--method", "method.py")

@@ -47,7 +47,9 @@ class BadNetRand(Patch):
 
     def pattern(self, u, images, px):
         noise = _normal(u.device).take((u * 2**16).long())
-        return noise.view(-1, images.shape[1], px, px) + images.mean((2, 3), keepdim=True)
+        # a mean is a sum in the order of the memory, and its last digit may decide the rounding of a pixel
+        ordered = images.contiguous(memory_format=torch.channels_last)
+        return noise.view(-1, images.shape[1], px, px) + ordered.mean((2, 3), keepdim=True)
 
 # %% ../../nbs/api/attacks/badnet.ipynb #fa7cf9ee
 @register_attack(

@@ -23,13 +23,17 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 METHOD = "A Python file that registers one cleaner, the name of a registered cleaner, or a row of the protocol."
 
 
+def _no_number(text: str):
+    raise ValueError(f"{text} is no number")
+
+
 def _read_json(path: Path, what: str) -> dict:
     "A JSON file of a user. Raises `ParnbError` if it holds something else."
     try:
-        found = json.loads(path.expanduser().read_text(encoding="utf-8-sig"))
+        found = json.loads(path.expanduser().read_text(encoding="utf-8-sig"), parse_constant=_no_number)
     except FileNotFoundError:
         raise ParnbError(f"there is no file {path}: give {what}") from None
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise ParnbError(f"{path} cannot be read as {what} ({e})") from None
     if not isinstance(found, dict):
         raise ParnbError(f"{path} holds no {what}: it must be a JSON object")
@@ -46,8 +50,9 @@ def _checked(claim: str, method: str | None, held_out: bool) -> tuple[dict, str]
     if stated.get("held_out") and not commit_has_method(stated, file):
         print("not checked: whether the held-out cases are drawn by the last commit of the method", file=sys.stderr)
     for attack, case in (stated.get("held_out") or {}).get("cases", {}).items():
-        if case["rate"] is None:
-            print(f"not checked: that the held-out {attack} takes at no rate, as the claim says", file=sys.stderr)
+        if case["rate"] is None or stated["code"]:  # those of parnb's own held-out cases are released results
+            rate = f"at {100 * case['rate']:g} % of the pairs, and at none below" if case["rate"] else "at no rate"
+            print(f"not checked: that the held-out {attack} takes {rate}, as the claim says", file=sys.stderr)
     return held_out_part(stated) if held_out else stated, source
 
 
@@ -100,6 +105,12 @@ def _rate(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def _interval(cell: dict, name: str) -> str:
+    "The interval of a rate, if a claim states it."
+    ends = [cell.get(f"{name}_{end}") for end in ("low", "high")]
+    return "" if None in ends else " ({} to {})".format(*map(_rate, ends))
+
+
 def _print_cells(part: dict) -> None:
     "The cells of a claim and their mean."
     from parnb.study.submission import ASR, CA, UNCLEANED
@@ -107,7 +118,8 @@ def _print_cells(part: dict) -> None:
     for c in part["cells"]:
         setting = "no setting within the budget" if c["setting"] == UNCLEANED else f"setting {c['setting']}"
         before = f" ({_rate(c['before'])} before)" if "before" in c else ""
-        print(f"{c['attack']}, seed {c['seed']}: {setting}, CA {_rate(c[CA])}, ASR {_rate(c[ASR])}{before}")
+        ca, asr = (f"{_rate(c[k])}{_interval(c, k)} of {c[n]:,}" for k, n in ((CA, "n_clean"), (ASR, "n_triggered")))
+        print(f"{c['attack']}, seed {c['seed']}: {setting}, CA {ca}, ASR {asr}{before}")
     if s := part["summary"] if part["cells"] else None:
         worst = f"worst {_rate(s['worst'])} ({s['worst_attack']})"
         print(f"{s['models']} model{'s' * (s['models'] > 1)}: CA {_rate(s[CA])}, mean ASR {_rate(s[ASR])}, {worst}")
@@ -116,6 +128,8 @@ def _print_cells(part: dict) -> None:
 def _claim_file(out: Path | None, entry: dict) -> Path:
     "Where the claim of a row goes. Raises `ParnbError` where it cannot be written, and for the claim of another row."
     path = (out or Path(f"{entry['name']}-claim.json")).expanduser()
+    if path.suffix != ".json":
+        raise ParnbError(f"--out {path} is no JSON file: give a name that ends in .json")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ParnbError(f"the claim cannot be written to {path}: choose a file in an existing folder for --out")
     if path.exists() and _read_json(path, "a claim").get("row") != entry:
@@ -159,7 +173,7 @@ def submit(
             how = "the backdoor does not take" if c["rate"] is None else f"{100 * c['rate']:g} % of the pairs poisoned"
             print(f"{a} {listed(c['strength'])}, target {c['target']}: {how}")
         _print_cells(claim["held_out"])
-    write_file(path, json.dumps(claim, indent=1) + "\n")
+    write_file(path, json.dumps(claim, indent=1, allow_nan=False) + "\n")
     words = ["parnb", "verify", path, *(["--method", method] if method_file(method) else [])]
     words += ["--held-out"] if drawn else []
     print(f"claim: {path}; anyone can check it: {shlex.join(map(str, words))}")

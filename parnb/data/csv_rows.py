@@ -170,7 +170,7 @@ def stamp_csv(
     about = os.stat(path)
     found: list = [_sha256(str(path), about.st_size, about.st_mtime_ns)]
     for name in sample_images(path, image, sep):
-        file = os.path.join(root or path.parent, name)
+        file = os.path.join(Path(root).expanduser() if root else path.parent, name)
         try:
             about = os.stat(file)
             if not stat.S_ISREG(about.st_mode):

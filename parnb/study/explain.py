@@ -90,7 +90,7 @@ def command_of(
     base, changed = settings_in_words(run)
     words = ["parnb", command, "--attack", base["attack"], "--encoder", base["encoder"]]
     words += ["--method", base["method"]] * (command != "poison")
-    words += ["--regime", base["regime"]] * bool(base.get("regime"))
+    words += ["--regime", base["regime"]] if base.get("regime") else []
     words += ["--scale", base["scale"]] * (base["scale"] != "tiny") + ["--seed", str(base["seed"])] * bool(base["seed"])
     plain_only = not {"against", "after", "rebound", "split", "part", "contaminated", "triggers"} & changed.keys()
     if not plain_only or make_run(**base, **changed).key != run.key:

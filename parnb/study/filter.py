@@ -8,6 +8,7 @@ __all__ = ['pair_detector', 'check_drop', 'keep_pairs', 'write_kept_rows', 'Filt
 # %% ../../nbs/api/study/filter.ipynb #7c6323ff
 import csv
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,6 +77,12 @@ def _moved(base: Path, folder: Path):
     return move
 
 
+def _row_writer(file, sep: str = ",") -> Callable[[Sequence], None]:
+    "Write rows of a csv. A lone carriage return, which readers take for the end of a line, is quoted like a newline."
+    usual, quoted = (csv.writer(file, delimiter=sep, lineterminator="\n", quoting=q) for q in (0, csv.QUOTE_ALL))
+    return lambda fields: (quoted if any("\r" in str(f) for f in fields) else usual).writerow(fields)
+
+
 def write_kept_rows(
     path: Path,  # the csv that was read
     out: Path,  # the csv to write
@@ -91,18 +98,18 @@ def write_kept_rows(
     image = find_column(image, IMAGE_COLUMNS, known, "images", path.name)
     caption = find_column(caption, CAPTION_COLUMNS, known, "captions", path.name)
     at, n = (known.index(image), known.index(caption)), 0
-    move = _moved(Path(root) if root else path.parent, folder)
+    move = _moved(Path(root).expanduser() if root else path.parent, folder)
     how = dict(newline="", errors="surrogateescape")  # other columns keep their bytes, whatever they are
     with open(path, encoding="utf-8-sig", **how) as old, open(out, "w", encoding="utf-8", **how) as new:
         next(old)
-        writer = csv.writer(new, delimiter=sep, lineterminator="\n")
-        writer.writerow(known)
+        write = _row_writer(new, sep)
+        write(known)
         for _, fields in _rows(old, sep, at[0]):
             if _problem(fields, at, len(known), sep):
                 continue
             if n < len(kept) and kept[n]:
                 fields[at[0]] = move(fields[at[0]])
-                writer.writerow(fields)
+                write(fields)
             n += 1
     if n != len(kept):
         raise ParnbError(f"{path} has {n} usable rows, and {len(kept)} were scored: it has changed, run again")
@@ -160,12 +167,13 @@ def check_files(
 def _write_scores(path: Path, pairs: Pairs, scores: np.ndarray, kept: np.ndarray):
     "One row for each pair."
     with open(path, "w", encoding="utf-8", newline="") as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(("id", "caption", "score", "kept"))
+        write = _row_writer(f)
+        write(("id", "caption", "score", "kept"))
         for a in range(0, len(pairs), 10_000):
             part = slice(a, a + 10_000)
             rows = zip(pairs.ids[part].tolist(), pairs.captions[part], scores[part].tolist(), kept[part].tolist())
-            writer.writerows((i, c, f"{s:.6g}", k) for i, c, s, k in rows)
+            for i, c, s, k in rows:
+                write((i, c, f"{s:.6g}", k))
 
 
 def _scored(detector: Detector, defender: Defender, key: str) -> tuple[np.ndarray, list[int]]:
@@ -205,14 +213,18 @@ def filter_source(
 ) -> Filtered:
     """Score all pairs of a source, and write those that are not among the most suspicious ones. Scores are kept.
 
-    Raises `ParnbError` for a detector of another level, for a share out of range, and for files that exist.
-    Source: ours."""
+    Raises `ParnbError` for a detector of another level, a share out of range, a csv of which the scale reads a part,
+    and for files that exist. Source: ours."""
     if detector.level != "data":
         raise ParnbError(f"{type(detector).__name__} does not score pairs: use {' or '.join(detectors('data'))}")
     check_drop(drop)
     data, e = data_of(scale), encoder_of(scale, encoder)
     options = data._options("pairs")
     source = _csv_of(options)
+    if source and (some := [k for k in ("most", "skip") if options.get(k)]):
+        raise ParnbError(
+            f"`{some[0]}` of the pairs leaves rows out, which a filter would lose: leave it out of {scale}"
+        )
     out, beside = check_files(out, source is not None)
     preflight(scale, encoder)
     net, _, tokenizer = load_clip(e["model"], e.get("pretrained"))

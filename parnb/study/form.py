@@ -38,7 +38,7 @@ _Setting = Annotated[dict[str, float], _with("setting", DEV), AfterValidator(_po
 class Strict(BaseModel):
     "A part of a claim; what it does not declare is an error, since nothing would check it. Source: ours."
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Choice(Strict):
@@ -108,7 +108,7 @@ class Case(Strict):
 class HeldOut(Part):
     "What a method did on held-out cases. Source: ours."
 
-    commit: str
+    commit: Annotated[str, Field(pattern="^[0-9a-f]{40}$")]  # what it draws is checked, and whether it has the method
     clean_accuracy: float = Field(ge=0, le=1)  # of the clean model, on dev
     cases: dict[str, Case]
     cells: list[HeldOutCell]

@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import json
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..cleaners.base import Cleaner
 from ..core import ParnbError, content_key, first_line, pick
 from ..evaluation.statistics import paired_interval
 from ..registry import Method, cleaners, find, first_error, recipe
@@ -31,6 +33,7 @@ from .protocol import ASR, CA, DEV, UNCLEANED, all_rows, decisions, load_protoco
 from .protocol import protocol_hash, protocol_runs, row_settings
 from .runs import Run, make_run
 from .scale_data import data_of
+from ..training.loop import Diverged
 from ..training.recipe import Recipe
 
 # %% ../../nbs/api/study/submission.ipynb #d3613f96
@@ -44,11 +47,11 @@ def method_file(
 
 def _check_imports(source: str, folder: Path, known: set[str]) -> None:
     "Raise `ParnbError` if a module was imported that lies in a folder, and forget it. A checksum covers one file."
-    for name in [n for n in {*sys.modules} - known if "." not in n]:
+    for name in sorted({*sys.modules} - known):  # also one of a package, to which the file may belong
         module = sys.modules[name]
         places = getattr(module, "__path__", None) or [getattr(module, "__file__", None)]
         if any(p and Path(p).resolve().parent == folder for p in places):
-            for n in [n for n in sys.modules if n.partition(".")[0] == name]:
+            for n in [n for n in sys.modules if n == name or n.startswith(f"{name}.")]:
                 del sys.modules[n]
             raise ParnbError(f"{source} imports {name}, a file beside it that no checksum covers: let it be one file")
 
@@ -59,7 +62,7 @@ def load_submission(
     """The cleaner of a submission.
 
     Raises `ParnbError` for an unknown name, a file that cannot be imported or imports another one beside it, and one
-    that does not register exactly one cleaner. Source: ours.
+    that does not register exactly one cleaner, derived from `Cleaner`. Source: ours.
     """
     file = method_file(source)
     if file is None:
@@ -72,8 +75,8 @@ def load_submission(
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     folder, loaded = file.resolve().parent, {*sys.modules}
     sys.path.insert(0, str(folder))
-    try:
-        spec.loader.exec_module(module)
+    try:  # its text, of which the claim has the checksum: a compiled copy beside it may hold something else
+        exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
     except (Exception, SystemExit) as e:  # the file is somebody's code
         raise ParnbError(f"{source} cannot be imported: {type(e).__name__}: {first_line(e)}") from e
     finally:
@@ -82,6 +85,8 @@ def load_submission(
     new = [m for m in cleaners().values() if m.cls.__module__ == name]
     if len(new) != 1:
         raise ParnbError(f"{source} registers {len(new)} new cleaners: let it register one, by @register_cleaner")
+    if not issubclass(new[0].cls, Cleaner):
+        raise ParnbError(f"{new[0].cls.__name__} in {source} is no cleaner: derive it from parnb.cleaners.base.Cleaner")
     known = before.get(new[0].name)
     if known and known.cls.__module__ != name:
         raise ParnbError(f"{source} registers {new[0].name}, which exists already: choose another name")
@@ -122,7 +127,11 @@ def check_row(
         pick(k, fields, f"parameter of {method.label}")
     for k in row.get("grid", {}):
         pick(k, [*fields, *Recipe.model_fields], f"parameter of {method.label}")
-    own = recipe("cleaner", row["method"], p["scale"], p["primary"]["encoder"]).get("grid", {})
+    stated = recipe("cleaner", row["method"], p["scale"], p["primary"]["encoder"])
+    own = stated.get("grid", {})
+    idle = [*row.get("recipe", {}), *(k for k in row.get("grid", {}) if k not in fields)]
+    if idle and not stated.get("recipe"):
+        raise ParnbError(f"{method.label} has no training of parnb's, so {idle[0]} has no effect: leave it out")
     if fixed := sorted({*row.get("recipe", {}), *row.get("grid", {}), *own} & p["training"].keys()):
         raise ParnbError(f"the protocol fixes {', '.join(fixed)} for all rows: leave it out")
     row_settings(row, p["primary"]["encoder"])
@@ -136,9 +145,11 @@ def submission_row(
     known = {r["name"]: r for r in all_rows()}
     method = load_submission(source)
     row = known.get(source) or dict(name=method.name, label=method.label, method=method.name)
-    if changes:
+    if changes is not None:
         for k in changes:
             pick(k, ("recipe", "parameters", "grid"), "entry of a row")
+        if not any(changes.values()):
+            raise ParnbError("the row changes nothing: give recipe, parameters or grid, or leave --row out")
         _check_form(row | changes)
         row = row | {k: row.get(k, {}) | v for k, v in changes.items()}
         tag = content_key(changes)[:6]  # two changes are two rows
@@ -217,9 +228,21 @@ CELL += ("target_share_clean", DEV, "training_seconds")
 
 
 def _measure(run: Run) -> dict:
-    "`measure`; a method that is not parnb's own gets no monitor, which knows the trigger."
-    if run.cleaning and find("cleaner", run.cleaning.method).code:
-        cleaned_clip(run, looks=False)
+    """`measure`; a method that is not parnb's own gets no monitor, which knows the trigger.
+
+    Raises `ParnbError` for a setting at which the training diverges, and for faults of the method's own file."""
+    method = run.cleaning and find("cleaner", run.cleaning.method)
+    if method and method.code:
+        file = inspect.getfile(method.cls)
+        try:
+            cleaned_clip(run, looks=False)
+        except Diverged as e:
+            raise ParnbError(f"{e} A grid of your own, in a JSON file for --row, can leave this setting out") from None
+        except Exception as e:
+            last = traceback.extract_tb(e.__traceback__)[-1]
+            if isinstance(e, ParnbError) or last.filename != file:
+                raise
+            raise ParnbError(f"{file}, line {last.lineno}: {type(e).__name__}: {first_line(e)}") from e
     return measure(run)
 
 
@@ -325,6 +348,7 @@ def _held_out(
     drawn = draw_held_out(drawn_by(commit, row, code), p["held_out"], data_of(p["scale"]).names)
     clean = measure(clean_run())[CA]
     cases = {c["attack"]: _choose_rate(c, clean, compute, tell) for c in drawn}
+    seeds = list(dict.fromkeys([p["selection"]["seed"], *(seeds or [])]))  # a claim needs that on which it chose
     about = dict(commit=commit, clean_accuracy=clean, cases=cases)
     return about | _part(row, None, seeds, implanted(cases), compute, tell)
 

@@ -17,10 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
 from ..core import ARTIFACTS, CACHE, DATA, PRETRAINED, ParnbError, file_sha256, is_locked, locked
+from ..evaluation.statistics import rate_with_interval
 from ..registry import find, first_error
 from .agreement import COMPARED, agreeing, tolerance
 from .apart import PLACE, asked_of, facts_of, run_apart, told_by
@@ -81,9 +83,16 @@ def _check_cell(cell: Cell, choice: Choice, key: str | None, known: dict) -> Non
     chosen_here = cell.seed == load_protocol()["selection"]["seed"] and cell.setting in tried
     if chosen_here and abs(tried[cell.setting] - cell.clean_accuracy_dev) > EQUAL:
         raise ParnbError(f"the claim states two accuracies on dev for {place}")
-    for k in COMPARED:
-        if (v := known.get(k)) is not None and abs(v - getattr(cell, k)) > EQUAL:
+    for k in (*COMPARED, "target_share_clean", "n_clean", "n_triggered"):
+        v, stated = known.get(k), getattr(cell, k)
+        if v is not None and stated is not None and abs(v - stated) > EQUAL:
             raise ParnbError(f"{k} of the claim for {place} is not that of the released result")
+    for k, n in ((CA, cell.n_clean), (ASR, cell.n_triggered)):
+        hits = np.arange(n) < round(n * getattr(cell, k))
+        for end, expected in zip(("low", "high"), rate_with_interval(hits)["ci"]):
+            stated = getattr(cell, f"{k}_{end}")
+            if stated is not None and abs(stated - expected) > EQUAL:
+                raise ParnbError(f"{k}_{end} of the claim for {place} is not the 95 % Wilson interval of its rate")
 
 
 def check_protocol(
@@ -177,7 +186,10 @@ def _check_draw(c: Claim) -> None:
         here = [k for k in part.choices if k.attack == attack]
         cells = [k for k in part.cells if k.attack == attack]
         if x.rate is not None and not (here and any(k.seed == p["selection"]["seed"] for k in cells)):
-            raise ParnbError(f"the claim has no result for the held-out {attack}: `parnb submit` cleans every case")
+            seed = p["selection"]["seed"]
+            raise ParnbError(
+                f"the claim has no result for the held-out {attack} on seed {seed}, which chooses its setting"
+            )
         if weak := [k.before for k in cells if k.before < TOOK]:
             raise ParnbError(
                 f"before cleaning, the held-out {attack} has an ASR of {100 * weak[0]:.1f} % in the claim, so its "
@@ -211,7 +223,10 @@ def commit_has_method(
         return False
     file = (file or Path(inspect.getfile(find("cleaner", claim["method"]).cls))).resolve()
     commit = claim["held_out"]["commit"]
-    there, here = git(file.parent, "rev-parse", f"{commit}:./{file.name}"), git(file.parent, "hash-object", file.name)
+    there, here = (
+        git(file.parent, "rev-parse", f"{commit}:./{file.name}"),
+        git(file.parent, "hash-object", "--no-filters", file.name),
+    )
     if not there or not here:
         return False
     if there != here:

@@ -193,16 +193,11 @@ def image_reader(
     raw = ds.cast_column(image, datasets.Image(decode=False))
 
     def read(i):
-        if (content := _content(raw[i][image])) is None:
+        if (content := image_file(raw[i][image])) is None:
             raise ValueError(f"row {i} has no image")
         return f"row {i}", content
 
     return read
-
-
-def _content(x: dict | None) -> bytes | None:
-    "The image file of a row, None if there is none."
-    return x and image_file(x)
 
 # %% ../../nbs/api/data/corpora.ipynb #1f303beb
 def fetch_rows(
@@ -284,7 +279,7 @@ def _pack_rows(rows: list[dict], first: int, columns: dict[str, str]) -> bytes:
         for i, r in enumerate(rows, first):
             found = {k: r[c] for k, c in columns.items()}
             try:
-                found["jpg"] = _content(found["jpg"])
+                found["jpg"] = image_file(found["jpg"])
             except FileNotFoundError:  # another error may be one of the network, and the row is asked for again
                 found["jpg"] = None
             tar.write(dict(__key__=f"{i:08d}", **{k: v for k, v in found.items() if v is not None}))

@@ -187,11 +187,11 @@ LONGEST = 100  # times as long as wide: resized, a longer image would need far m
 
 
 def image_file(
-    x: dict,  # an image of a `datasets.Dataset` that is not decoded: "bytes" and "path"
+    x: dict | None,  # an image of a `datasets.Dataset` that is not decoded: "bytes" and "path"
 ) -> bytes | None:  # the content of its file; None: there is none
     "Read an image of a dataset, which may lie in an archive or on a server. Raises `OSError`. Source: ours, datasets."
-    if x["bytes"] is not None or not x["path"]:
-        return x["bytes"]
+    if x is None or x["bytes"] is not None or not x["path"]:
+        return x and x["bytes"]
     if "://" not in x["path"]:
         return read_file(x["path"])
     from datasets.utils.file_utils import xopen

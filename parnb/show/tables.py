@@ -168,7 +168,7 @@ def caption(
     sentences = [
         what,
         "Values in %: 95 % Wilson interval for one seed, mean ± standard deviation for several.",
-        "Bold: best cleaned model." if marked else "",
+        "Bold: the best cleaned model, whether or not the difference is significant." if marked else "",
         f"n = {counted}." if counted else "",
         measured,
         f"{len(done)}/{len(rows)} runs completed; empty cells were not run.",

@@ -71,7 +71,7 @@ def test_the_strongest_cleaning_within_a_budget(data, tmp_path):
     lrs = [lr for lr, *_ in costs]
     assert lrs == sorted(lrs) and all(low <= cost <= high for _, cost, low, high in costs)
     assert f"lr {lrs[-1]:g} is the highest tried, and a higher one may fit, too" in done.stderr
-    assert "planted" not in done.stderr and "small models" not in done.stderr  # a trial says nothing of other models
+    assert "planted" not in done.stderr and "small ResNets" not in done.stderr  # a trial says nothing of other models
     record = json.loads((tmp_path / "cleaned" / "record.json").read_text())
     assert (record["strength"], record["budget"], record["lost"]["n"]) == (f"lr {lrs[-1]:g}", 100, 31)
     made = {p: p.stat().st_mtime_ns for p in tmp_path.glob("artifacts/cleaned-*/record.json")}

@@ -142,7 +142,7 @@ def budget_words(
         return "Whether a backdoor is left is not known, nor how often one stays with this method and choice."
     t = table.loc[row]
     return (
-        f"Whether a backdoor is left is not known. Measured was this: of {t.models} small models with a known trigger "
+        f"Whether a backdoor is left is not known. Measured was this: of {t.models} small ResNets with a known trigger "
         f"in images (of {t.of}), cleaned with {t.method} within {load_protocol()['primary']['budget']} points, "
         f"{t.above} kept a true ASR above {ASSURED:.0%} ({t.share:.0%}; {t.low:.0%} to {t.high:.0%})."
         f"{'' if same else ' Your parameters or your budget are others, for which nothing is known.'}"

@@ -17,12 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
 from ..core import ARTIFACTS, CACHE, DATA, PRETRAINED, ParnbError, file_sha256, is_locked, locked
-from ..evaluation.statistics import rate_with_interval
 from ..registry import find, first_error
 from .agreement import COMPARED, agreeing, tolerance
 from .apart import PLACE, asked_of, facts_of, run_apart, told_by
@@ -83,13 +81,15 @@ def _check_cell(cell: Cell, choice: Choice, key: str | None, known: dict) -> Non
     chosen_here = cell.seed == load_protocol()["selection"]["seed"] and cell.setting in tried
     if chosen_here and abs(tried[cell.setting] - cell.clean_accuracy_dev) > EQUAL:
         raise ParnbError(f"the claim states two accuracies on dev for {place}")
+    from scipy.stats import binomtest
+
     for k in (*COMPARED, "target_share_clean", "n_clean", "n_triggered"):
         v, stated = known.get(k), getattr(cell, k)
         if v is not None and stated is not None and abs(v - stated) > EQUAL:
             raise ParnbError(f"{k} of the claim for {place} is not that of the released result")
     for k, n in ((CA, cell.n_clean), (ASR, cell.n_triggered)):
-        hits = np.arange(n) < round(n * getattr(cell, k))
-        for end, expected in zip(("low", "high"), rate_with_interval(hits)["ci"]):
+        ci = binomtest(round(n * getattr(cell, k)), n).proportion_ci(0.95, method="wilson")
+        for end, expected in zip(("low", "high"), ci):
             stated = getattr(cell, f"{k}_{end}")
             if stated is not None and abs(stated - expected) > EQUAL:
                 raise ParnbError(f"{k}_{end} of the claim for {place} is not the 95 % Wilson interval of its rate")

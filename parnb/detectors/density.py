@@ -48,16 +48,18 @@ def sparsity(
     Points nearer than `COPY` count as one, and have one score: beside copies, any other point would look lonely.
     Raises `ParnbError` for no more than k different points. Source: Schubert et al. 2014 (SLOF); Huang et al. 2025 use
     both measures on CLIP; that copies count once is ours."""
-    at, copies = _first_copies(e, rows).unique(return_inverse=True)
-    if len(at) <= k:
-        raise ParnbError(f"{len(at)} different images are too few for k = {k}: give more, or lower k")
-    e = e[at]
     found = [torch.cdist(part, e).topk(k + 1, largest=False) for part in e.split(rows)]  # the first is the point itself
+    if min(f.values[:, 1].min() for f in found) < COPY:
+        at, copies = _first_copies(e, rows).unique(return_inverse=True)
+        if len(at) <= k:
+            raise ParnbError(f"{len(at)} different images are too few for k = {k}: give more, or lower k")
+        if len(at) < len(e):
+            return sparsity(e[at], k, measure, rows)[copies]
     reach = torch.cat([f.values[:, -1] for f in found])
     if measure == "k_distance":
-        return reach[copies]
+        return reach
     near = torch.cat([f.indices[:, 1:] for f in found])
-    return (reach[:, None] / reach[near]).mean(1)[copies]
+    return (reach[:, None] / reach[near]).mean(1)
 
 # %% ../../nbs/api/detectors/density.ipynb #0d6b6a2c
 @register_detector(

@@ -303,7 +303,7 @@ def _claim_home(home: Path, key: str):
         held = record.read_text(encoding="utf-8") if record.exists() else None
         if held != key and (held or any(home.glob("[0-9]*.json"))):
             raise ParnbError(
-                f"{home} holds pairs of other concepts, or of another writer, model, judge, seed or size: "
+                f"{home} holds pairs of other concepts, or of another writer, model, seed or size: "
                 "choose another folder"
             )
         write_file(record, key)
@@ -325,8 +325,10 @@ def volumes(
     clip, _, tokenizer = load_clip(*judge)
     count_tokens, most = getattr(generate, "count_tokens", lambda t: 0), getattr(generate, "max_tokens", np.inf)
     key = content_key([generate.about, getattr(write, "about", repr(write)), seed, size, list(concepts)])
-    home = home or CACHE / f"synthetic-{key}"
-    _claim_home(home, content_key([key, judge]))
+    if home is None:
+        home = CACHE / f"synthetic-{key}"
+    else:
+        _claim_home(home, key)
 
     def short(concepts, seed):
         return [c for c in write(concepts, seed) if count_tokens(c) <= most]

@@ -267,11 +267,20 @@ def pairs_to_clean(
     size: int,  # px
     seed: int,  # of a part's concepts
 ) -> Pairs:
-    "The pairs of a cleaning. Raises what the source raises. Source: ours."
+    """The pairs of a cleaning.
+
+    Raises what the source raises, and `ParnbError` if it holds clearly fewer than the number that results name.
+    Source: ours."""
     data, use = data_of(scale), "clean" if cleaning.pairs == "real" else "synthetic"
     if part := cleaning.part:
         return data.part(use, cleaning.count, **part.model_dump(), seed=seed)
-    return data.pairs(use, cleaning.count, size)
+    found = data.pairs(use, cleaning.count, size)
+    if cleaning.count and len(found) < 0.99 * cleaning.count:
+        raise ParnbError(
+            f"{found.name} holds {len(found):,} usable pairs to clean with, and {cleaning.count:,} are asked for: give "
+            "more, or ask for fewer (--clean-count, or `clean_count` of a preset)"
+        )
+    return found
 
 # %% ../../nbs/api/study/scale_data.ipynb #f3a94af7
 def _blocks(declared: dict, name: str) -> Iterator[dict]:

@@ -8,6 +8,7 @@ __all__ = ['PROMPT', 'grammar_captions', 'reword', 'read_concepts', 'tidy', 'Lan
 
 # %% ../../nbs/api/synthetic/captions.ipynb #1593b77c
 import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def reword(
 # %% ../../nbs/api/synthetic/captions.ipynb #f36604a7
 def read_concepts(
     path: str | Path,  # a text file with one concept per line
-) -> list[str]:  # in order, without repetitions
+) -> list[str]:  # in order, without repetitions in any case
     "Read a list of concepts. Raises `ParnbError` where there is none. Source: ours."
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -130,10 +131,12 @@ def read_concepts(
         raise ParnbError(
             f"the concepts in {path} cannot be read ({e}): give a text file with one concept per line"
         ) from None
-    concepts = list(dict.fromkeys(s for line in lines if (s := line.strip())))
+    concepts: dict[str, str] = {}
+    for s in filter(None, map(str.strip, lines)):
+        concepts.setdefault(s.lower(), s)
     if not concepts:
         raise ParnbError(f"{path} names no concept: give a text file with one concept per line")
-    return concepts
+    return [*concepts.values()]
 
 # %% ../../nbs/api/synthetic/captions.ipynb #cf6db0ea
 PROMPT = (
@@ -222,12 +225,18 @@ def counts_of(
 ) -> tuple[list[list[int]], np.ndarray]:  # the concepts of each caption; int64, the number of captions per concept
     "Find concepts in captions. Source: MetaCLIP's substring matching, on whole words."
     at = {c.lower(): i for i, c in enumerate(concepts)}
-    if not at:
-        return [[] for _ in captions], np.zeros(0, np.int64)
-    words = "|".join(re.escape(c) for c in sorted(at, key=len, reverse=True))
-    longest = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.I)
-    found = [sorted({at[m.lower()] for m in longest.findall(c)}) for c in captions]
-    return found, np.bincount([i for f in found for i in f], minlength=len(concepts))
+    parts = {c: re.findall(r"\w+", c) for c in at}
+    starting, found = defaultdict(list), []
+    for c, words in parts.items():
+        starting[words[0] if words else ""].append(c)
+    for k in range(0, len(captions), 256):  # only concepts whose words occur, since a list may hold half a million
+        text = [c.lower() for c in captions[k : k + 256]]
+        words = {"", *re.findall(r"\w+", "\n".join(text))}
+        near = [c for w in starting.keys() & words for c in starting[w] if words.issuperset(parts[c])]
+        any_of = "|".join(re.escape(c) for c in sorted(near, key=len, reverse=True))
+        longest = re.compile(rf"(?<!\w)(?:{any_of})(?!\w)") if near else None
+        found += [sorted({at[m] for m in longest.findall(c)}) if longest else [] for c in text]
+    return found, np.bincount(np.array([i for f in found for i in f], int), minlength=len(concepts))
 
 # %% ../../nbs/api/synthetic/captions.ipynb #2d90e1e0
 def balance(
@@ -262,7 +271,8 @@ def write_captions(
     for round_ in range(20):
         rng, need = np.random.default_rng([seed, 33, round_]), int(1.5 * count) if not raw else max(256, count // 4)
         before = len(raw)
-        mains = [concepts[i] for i in rng.permutation(need) % len(concepts)]
+        order = rng.permutation(max(need, len(concepts)))[:need]  # of a long list, other concepts in each volume
+        mains = [concepts[i] for i in order % len(concepts)]
         raw = list(dict.fromkeys(raw + write(mains, seed * 20 + round_)))
         kept = balance(raw, concepts, t, seed)
         if len(kept) >= count:

@@ -11,10 +11,10 @@ import io
 import itertools
 import json
 import shutil
+import tarfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from ..data.scenes import NAMES, SIZE
 from ..data.shards import claim_folder, pack_shard, read_shards, write_manifest
 from ..evaluation.embedding import embed_images, zero_shot_head
 from ..evaluation.statistics import rate_with_interval
-from ..models.clip import embed_texts, image_size, load_clip
+from ..models.clip import embed_texts, image_size, load_clip, model_key
 from ..progress import progress
 from .captions import counts_of, grammar_captions, write_captions
 from .diffusion import TinyDiffusion, diffusion_record
@@ -38,8 +38,6 @@ class TextToImage:
 
     Raises `ParnbError` where it cannot be loaded.
     Source: ours; SynthCLIP uses Stable Diffusion 1.5 with 50 steps and guidance 2."""
-
-    draws: ClassVar[int] = 4  # of an image that a safety checker makes black
 
     def __init__(
         self,
@@ -54,8 +52,8 @@ class TextToImage:
     ):
         from diffusers import AutoPipelineForText2Image
 
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = dtype or (torch.float16 if device == "cuda" else torch.float32)
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # newer diffusers call it `dtype`
@@ -69,38 +67,23 @@ class TextToImage:
         self.pipe.set_progress_bar_config(disable=True)
         self.steps, self.guidance, self.side, self.size = steps, guidance, side, size
         self.about = dict(model=name, revision=revision, steps=steps, guidance=guidance, size=size)
-        self.about |= dict(side=side) if side else {}
-        self.max_tokens = self.pipe.tokenizer.model_max_length - 2
+        self.about |= dict(dtype=str(dtype).removeprefix("torch.")) | (dict(side=side) if side else {})
+        self.tokenizer = getattr(pipe, "tokenizer", None)
+        self.max_tokens = self.tokenizer.model_max_length - 2 if self.tokenizer else np.inf
 
     def count_tokens(self, text: str) -> int:
-        "The length of a caption."
-        return len(self.pipe.tokenizer(text, add_special_tokens=False).input_ids)
+        "The length of a caption; 0 where the pipeline has no tokenizer."
+        return len(self.tokenizer(text, add_special_tokens=False).input_ids) if self.tokenizer else 0
 
     def __call__(self, captions: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        """uint8 [N, size, size, 3]; each image depends only on its caption and its seed.
-
-        An image that the pipeline's safety checker makes black is drawn again. Raises `ParnbError` if that happens
-        to a caption in all of `draws` draws."""
-        images, todo = [None] * len(captions), [*range(len(captions))]
-        for draw in range(self.draws):
-            out = self.pipe(
-                [captions[i] for i in todo],
-                num_inference_steps=self.steps,
-                guidance_scale=self.guidance,
-                height=self.side,
-                width=self.side,
-                generator=[torch.Generator("cpu").manual_seed((int(seeds[i]) + draw * 2**29) % 2**31) for i in todo],
-            )
-            black = getattr(out, "nsfw_content_detected", None) or [False] * len(todo)
-            for i, image in zip(todo, out.images):
-                images[i] = image
-            if not (todo := [i for i, bad in zip(todo, black) if bad]):
-                break
-        else:
-            raise ParnbError(
-                f"the safety checker of {self.about['model']} makes the image of {captions[todo[0]]!r} black in each "
-                f"of {self.draws} draws: take this caption out, or the checker out of the pipeline's model_index.json"
-            )
+        "uint8 [N, size, size, 3]; each image depends only on its caption and its seed."
+        images = self.pipe(
+            [*captions],
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            generator=[torch.Generator("cpu").manual_seed(int(s)) for s in seeds],
+            **(dict(height=self.side, width=self.side) if self.side else {}),
+        ).images
         kept = self.size, self.size
         return np.stack([np.asarray(im.convert("RGB").resize(kept, Image.Resampling.BOX)) for im in images])
 
@@ -129,11 +112,15 @@ def generate_pairs(
     seed: int = 0,  # the seed of image i is derived from (seed, i)
     batch_size: int = 32,  # images per batch; halved where the memory of the GPU is too small
     shard_size: int = 1000,  # pairs per shard
+    name: str = "generating images",  # label of the progress bar
 ) -> Path:  # the folder: 00000.tar, …, manifest.json, README.md
     """Generate an image for each caption, or find the pairs generated. An interruption loses at most one batch.
 
-    Raises `ParnbError` for an empty or too long caption before it generates anything, for a folder with other
-    content, and on a full disk. Source: ours, in WebDataset's format."""
+    An image of one colour, as a safety checker and an overflow give, is drawn again, up to four times, then left out
+    and counted in the manifest.
+
+    Raises `ParnbError` for an empty or too long caption before it generates anything, for many images of one colour,
+    for a folder with other content, and on a full disk. Source: ours, in WebDataset's format."""
     folder, about = Path(folder), getattr(generate, "about", {})
     _check_captions(captions, generate)
     key = content_key([list(captions), about, seed, shard_size])
@@ -142,20 +129,29 @@ def generate_pairs(
         if parts is None:
             return folder
         seeds, counts = np.random.default_rng([seed, 35]).integers(2**31, size=len(captions)), {}
-        with progress("generating images", len(captions), "images") as bar:
+        with progress(name, len(captions), "images") as bar:
             for start in range(0, len(captions), shard_size):
                 at, tar = slice(start, start + shard_size), folder / f"{start // shard_size:05d}.tar"
-                counts[tar.name] = n = len(captions[at])
+                n = len(captions[at])
                 if tar.exists():
-                    bar.step(n)
+                    with tarfile.open(tar) as t:
+                        counts[tar.name] = sum(m.endswith(".txt") for m in t.getnames())
+                    bar.step(n, before=True)
                     continue
-                images, batch_size = _shard_images(generate, captions[at], seeds[at], parts, start, batch_size, bar)
-                origin = [about | dict(seed=int(s)) for s in seeds[at]]
-                write_file(tar, pack_shard(images, captions[at], range(start, start + n), origin))
-                for p in parts.glob("*.npy"):
+                images, used, batch_size = _shard_images(
+                    generate, captions[at], seeds[at], parts, start, batch_size, bar
+                )
+                good = np.flatnonzero(~_blank(images))
+                origin = [about | dict(seed=int(used[i])) for i in good]
+                write_file(tar, pack_shard(images[good], [captions[start + i] for i in good], start + good, origin))
+                counts[tar.name] = len(good)
+                for p in parts.glob("*.npz"):
                     p.unlink()
+        lost = len(captions) - sum(counts.values())
+        if lost:
+            warnings.warn(f"{lost} of {len(captions)} pairs of {folder} are left out: {_OF_ONE_COLOUR}", stacklevel=2)
         write_file(folder / "README.md", _card(folder.name, counts, about | dict(seed=seed)))
-        write_manifest(folder, key, counts, about, seed=seed)
+        write_manifest(folder, key, counts, about, seed=seed, **(dict(left_out=lost) if lost else {}))
         shutil.rmtree(parts)  # a killed process may have left a part of an image
     return folder
 
@@ -174,19 +170,54 @@ def _check_captions(captions: Sequence[str], generate: Callable):
 
 def _shard_images(
     generate: Callable, captions: Sequence[str], seeds: np.ndarray, parts: Path, start: int, batch_size: int, bar
-) -> tuple[np.ndarray, int]:
-    "The images of a shard, each batch kept in `parts` until the shard is complete; and the batch size that fits."
-    images: list[np.ndarray] = []
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """The images of a shard, each batch kept in `parts` until the shard is complete; their seeds; and the batch size
+    that fits."""
+    images, used, blank = [], [], 0
     while (at := sum(map(len, images))) < len(captions):
-        part = parts / f"{start + at}.npy"
-        if part.exists():
-            x = np.load(part)
+        part = parts / f"{start + at}.npz"
+        if known := part.exists():
+            with np.load(part) as kept:
+                x, s = kept["images"], kept["seeds"]
         else:
-            x, batch_size = _batch_images(generate, captions[at:], seeds[at:], batch_size)
-            write_file(part, _npy(x))
+            x, s, batch_size = _drawn(generate, captions[at:], seeds[at:], batch_size)
+            blank += _blank(x).sum()
+            if blank > max(3, 0.1 * (at + len(x))):
+                raise ParnbError(
+                    f"{blank} of {at + len(x)} images are of one colour in each of {_DRAWS} draws, that of "
+                    f"{captions[at + int(_blank(x).argmax())]!r} among them: {_OF_ONE_COLOUR}; use other captions, a "
+                    "pipeline without a checker, or dtype=torch.float32"
+                )
+            data = io.BytesIO()
+            np.savez(data, images=x, seeds=s)
+            write_file(part, data.getvalue())
         images.append(x)
-        bar.step(len(x))
-    return np.concatenate(images), batch_size
+        used.append(s)
+        bar.step(len(x), before=known)
+    return np.concatenate(images), np.concatenate(used), batch_size
+
+
+_DRAWS = 4  # of an image of one colour
+_OF_ONE_COLOUR = "a safety checker makes images black, and so does an overflow in float16"
+
+
+def _blank(images: np.ndarray) -> np.ndarray:
+    "Which images are of one colour."
+    return (images == images[:, :1, :1]).all((1, 2, 3))
+
+
+def _drawn(
+    generate: Callable, captions: Sequence[str], seeds: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    "The first images, those of one colour drawn again; their seeds; and the batch size that fits."
+    images, batch_size = _batch_images(generate, captions, seeds, batch_size)
+    used = np.array(seeds[: len(images)])
+    for draw in range(1, _DRAWS):
+        if not len(again := np.flatnonzero(_blank(images))):
+            break
+        used[again] = (seeds[again] + draw * 2**29) % 2**31
+        images[again] = generate([captions[i] for i in again], used[again])
+    return images, used, batch_size
 
 
 def _batch_images(
@@ -297,18 +328,6 @@ MIN_CLIP_SCORE = 0.4  # with the clean small ResNet, 95 % of scenes with a neigh
 VOLUME = 3000  # captions that are written and generated together
 
 
-def _claim_home(home: Path, key: str):
-    "Raise `ParnbError` for a folder whose volumes were made with other settings, which would be taken for these."
-    with locked(record := home / "made_by.txt"):
-        held = record.read_text(encoding="utf-8") if record.exists() else None
-        if held != key and (held or any(home.glob("[0-9]*.json"))):
-            raise ParnbError(
-                f"{home} holds pairs of other concepts, or of another writer, model, seed or size: "
-                "choose another folder"
-            )
-        write_file(record, key)
-
-
 def volumes(
     generate: Callable,  # as for `generate_pairs`
     write: Callable = grammar_captions,  # as for `write_captions`
@@ -316,19 +335,13 @@ def volumes(
     size: int = VOLUME,  # captions per volume
     concepts: Sequence[str] = NAMES,  # the main concepts
     judge: tuple[str, str] = ("tiny-rn", "emoji"),  # the clean CLIP that scores: name and weights, for `load_clip`
-    home: Path | None = None,  # where the volumes go; by default a folder in the cache, named by all of the above
-) -> Iterator[tuple[Path, Pairs, np.ndarray]]:  # endless: the folder of shards, its pairs, their CLIP scores
+) -> Iterator[tuple[Path, Pairs, np.ndarray]]:  # endless: a folder of shards in the cache, its pairs, their CLIP scores
     """Generate volumes of pairs, or find them generated. An interruption loses at most one batch of images.
 
-    Raises what `generate_pairs` raises, and `ParnbError` for a home whose volumes were made otherwise.
-    Source: ours."""
+    Raises what `generate_pairs` raises. Source: ours."""
     clip, _, tokenizer = load_clip(*judge)
     count_tokens, most = getattr(generate, "count_tokens", lambda t: 0), getattr(generate, "max_tokens", np.inf)
-    key = content_key([generate.about, getattr(write, "about", repr(write)), seed, size, list(concepts)])
-    if home is None:
-        home = CACHE / f"synthetic-{key}"
-    else:
-        _claim_home(home, key)
+    home = CACHE / f"synthetic-{content_key([generate.about, write.about, seed, size, list(concepts)])}"
 
     def short(concepts, seed):
         return [c for c in write(concepts, seed) if count_tokens(c) <= most]
@@ -338,8 +351,9 @@ def volumes(
         with locked(written := home / f"{k:03d}.json"):
             if not written.exists():  # a language model may write others when asked again
                 write_file(written, json.dumps(write_captions(size, short, concepts, seed=own)))
-        generate_pairs(json.loads(written.read_text(encoding="utf-8")), generate, folder, own)
-        pairs, scored = read_shards(folder, image_size(clip)), home / f"{k:03d}-{'-'.join(judge)}.npy"
+        captions = json.loads(written.read_text(encoding="utf-8"))
+        generate_pairs(captions, generate, folder, own, name=f"generating images, volume {k + 1}")
+        pairs, scored = read_shards(folder, image_size(clip)), home / f"{k:03d}-{model_key(clip)}.npy"
         if not scored.exists():
             write_file(scored, _npy(clip_score(clip, tokenizer, pairs)))
         yield folder, pairs, np.load(scored)

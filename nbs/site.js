@@ -99,3 +99,35 @@ if (window.Fuse) {
     }
   };
 }
+
+// A result on this page closes the list and the menu, and so does leaving the box. Enter also counts before results are there.
+const box = document.querySelector(".navbar .smalldocs-search");
+if (box) {
+  const list = box.querySelector(".smalldocs-search-results"), input = box.querySelector("input");
+  let waiting = false;
+  const first = () => list.querySelector("a");
+  const close = () => {
+    list.classList.remove("show");
+    const menu = document.querySelector(".navbar-collapse.show");
+    if (menu && window.bootstrap) bootstrap.Collapse.getOrCreateInstance(menu).hide();
+  };
+  list.addEventListener("click", e => { if (e.target.closest("a")) close(); });
+  box.addEventListener("focusout", e => { if (e.relatedTarget && !box.contains(e.relatedTarget)) list.classList.remove("show"); });
+  input.addEventListener("keydown", e => { waiting = e.key === "Enter" && input.value.trim() !== "" && !first(); });
+  new MutationObserver(() => { if (waiting && first()) { waiting = false; first().click(); } }).observe(list, { childList: true, subtree: true });
+}
+
+// Paper is white: the light theme is printed.
+const themes = [...document.querySelectorAll("link.quarto-color-scheme")], root = document.documentElement;
+let was = null;
+addEventListener("beforeprint", () => {
+  was = { dark: root.classList.contains("quarto-dark"), media: themes.map(l => l.media) };
+  for (const l of themes) l.media = l.dataset.mode === "light" ? "all" : "not all";
+  root.classList.remove("quarto-dark");
+});
+addEventListener("afterprint", () => {
+  if (!was) return;
+  themes.forEach((l, k) => { l.media = was.media[k]; });
+  root.classList.toggle("quarto-dark", was.dark);
+  was = null;
+});

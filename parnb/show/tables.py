@@ -28,15 +28,26 @@ from ..study.results import PLACES
 from ..study.runs import default_encoder
 
 # %% ../../nbs/api/show/tables.ipynb #87f8e32e
+def _best(cell: Any) -> bool:
+    "Whether a cell is marked as the best."
+    return getattr(cell, "best", False)
+
+
 def show_table(
     frame: pd.DataFrame,  # any
 ):
-    "Show a whole table, in a notebook and in a terminal, without a running index; missing is empty. Source: ours."
+    """Show a whole table, in a notebook and in a terminal, without a running index; missing is empty, the best is bold.
+
+    Source: ours."""
     if isinstance(frame.index, pd.RangeIndex):  # a name of the columns would stand in the place of the index
         frame = frame.rename(index=lambda _: "").rename_axis(columns=None)
     with pd.option_context("display.max_colwidth", None):
         text = frame.to_string(na_rep="", line_width=200)
-        display({"text/html": frame.to_html(na_rep="", notebook=True), "text/plain": text}, raw=True)
+        html = frame.map(lambda v: f"\x02{v}\x03" if _best(v) else v).to_html(
+            na_rep="", notebook=True
+        )  # tags are escaped
+        html = html.replace("\x02", "<strong>").replace("\x03", "</strong>")
+        display({"text/html": html, "text/plain": text}, raw=True)
 
 
 def shown_p(

@@ -244,7 +244,7 @@ def captions_for(
 ) -> list[str]:  # k captions
     "A caption of each target, by a template that is drawn. Source: the papers and their code."
     texts = [prompts[i] for i in rng.integers(len(prompts), size=len(targets))]
-    return [text(t) if callable(text) else text.format(a=article(t)) for text, t in zip(texts, targets)]
+    return [text(t) if callable(text) else text.format(t, a=article(t)) for text, t in zip(texts, targets)]
 
 
 def with_captions(

@@ -42,7 +42,7 @@ def fill_prompts(
     """The prompts of all classes.
 
     Raises `ParnbError` for a template that gives every class the same text. Source: CLIP."""
-    filled = [[t(n) if callable(t) else t.format(a=article(n)) for n in names] for t in prompts]
+    filled = [[t(n) if callable(t) else t.format(n, a=article(n)) for n in names] for t in prompts]
     if same := next((f[0] for f in filled if len(set(names)) > 1 and len(set(f)) == 1), None):
         raise ParnbError(
             f"a template gives {same!r} for every class, because it has no place for the class name: write {{}} there"

@@ -51,8 +51,8 @@ def auroc_with_interval(
         return (a - t) ** 2 - 1.959964**2 * spread
 
     tiny = 1e-12
-    low = brentq(excess, tiny, min(a, 1 - tiny)) if a > 1e-9 else 0.0
-    high = brentq(excess, max(a, tiny), 1 - tiny) if a < 1 - 1e-9 else 1.0
+    low = brentq(excess, tiny, min(a, 1 - tiny)) if a > 1e-9 and excess(tiny) > 0 else 0.0
+    high = brentq(excess, max(a, tiny), 1 - tiny) if a < 1 - 1e-9 and excess(1 - tiny) > 0 else 1.0
     return dict(value=a, n=n + m, ci=[low, high])
 
 # %% ../../nbs/api/evaluation/statistics.ipynb #d38d8eb8
@@ -86,7 +86,7 @@ def sign_flip_test(
     that are not finite. Source: Fisher 1935; Phipson and Smyth 2010 for drawn assignments."""
     d = _differences(differences)
     observed, tie = abs(d.sum()), 1e-9 * np.abs(d).sum()
-    if 2.0 ** len(d) <= exact_up_to:
+    if len(d) <= np.log2(exact_up_to):
         signs = 1 - 2 * (np.arange(2 ** len(d))[:, None] >> np.arange(len(d)) & 1)
         return float((np.abs(signs @ d) >= observed - tie).mean())
     rng, extreme = np.random.default_rng(seed), 0
@@ -131,7 +131,11 @@ def paired_difference(
     before: np.ndarray,  # bool [N], hits
     after: np.ndarray,  # bool [N], on the same images
 ) -> dict:  # value in [-1, 1], the share after minus that before; n; ci = [low, high]
-    "The difference of two shares of the same images, with its 95 % adjusted Wald interval. Source: Bonett, Price 2012."
+    """The difference of two shares of the same images, with its 95 % adjusted Wald interval.
+
+    Raises `ParnbError` without images. Source: Bonett, Price 2012."""
+    if not len(before):
+        raise ParnbError("a difference of shares needs at least one image that both models could read")
     n, won, lost = len(before), int((after & ~before).sum()), int((before & ~after).sum())
     p, q = (won + 1) / (n + 2), (lost + 1) / (n + 2)
     half = 1.959964 * ((p + q - (p - q) ** 2) / (n + 2)) ** 0.5

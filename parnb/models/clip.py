@@ -340,9 +340,12 @@ def save_clip(
 def image_size(
     model: nn.Module,  # an open_clip model
 ) -> int:  # px
-    "The height and width of the images that a model reads. Source: open_clip."
+    "The height and width of the images that a model reads. Raises `ParnbError` if they differ. Source: open_clip."
     size = model.visual.image_size
-    return size if isinstance(size, int) else size[0]
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise ParnbError(f"the model reads images of {height} × {width} px, and parnb handles square ones only")
+    return height
 
 # %% ../../nbs/api/models/clip.ipynb #668c1d52
 def pixels(

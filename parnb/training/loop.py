@@ -73,7 +73,7 @@ class Diverged(ParnbError):
 
 
 class _Log:
-    "The rows of a training's log. Raises `Diverged` for values that are not finite."
+    "The rows of a training's log. Raises `Diverged` for values and weights that are not finite."
 
     def __init__(self, rows: list[dict], name: str, steps: int, recipe: Recipe, saver: Saver):
         self.rows, self.name, self.steps, self.recipe, self.saver, self.pending = rows, name, steps, recipe, saver, []
@@ -88,11 +88,19 @@ class _Log:
         self.pending = []
         for row in rows:
             if bad := [f"{k} {v}" for k, v in row.items() if not math.isfinite(v)]:
-                self.saver.forget()  # from its state, the training would diverge again
-                raise Diverged(
-                    f"{self.name} diverged at step {row['step']} of {self.steps} ({', '.join(bad)}): lower the "
-                    f"learning rate (now {self.recipe.lr:g}); no model was written"
-                )
+                self._end(row["step"], ", ".join(bad))
+
+    def check(self, step: int, objective: nn.Module):
+        "The weights after a step, of which no loss tells yet."
+        if not all(p.isfinite().all() for p in objective.parameters() if p.requires_grad):
+            self._end(step, "weights that are not finite")
+
+    def _end(self, step: int, why: str):
+        self.saver.forget()  # from its state, the training would diverge again
+        raise Diverged(
+            f"{self.name} diverged at step {step} of {self.steps} ({why}): lower the learning rate (now "
+            f"{self.recipe.lr:g}); no model was written"
+        )
 
     @property
     def note(self) -> str:
@@ -259,6 +267,8 @@ def fit(
                 look = monitor is not None and (step % every == 0 or last)
                 if len(log.pending) == 10 or look or last:
                     log.flush()
+                if look or last:
+                    log.check(step, objective)
                 if look:
                     wrapped.eval()
                     seen = monitor(objective.model)  # numbers of NumPy could not be read from a state that was saved

@@ -122,4 +122,7 @@ def train_further(
     recipe = rebound.recipe(len(pairs))
     objective = _Keeping(model, recipe, tuple(earlier))
     log = fit(objective, pairs, tokenizer, recipe, **fit_options)
+    for kept in objective.kept:
+        for own, p in zip(kept.parameters(), model.parameters()):
+            own.requires_grad_(p.requires_grad)
     return dict(zip(earlier, objective.kept)) | {end: model}, log

@@ -157,7 +157,7 @@ def steps(preset: str, encoders: list[str], folder: Path) -> dict[str, list[str]
             f"{e}: measure": [*PARNB, "measure", *mine],
         }
     out["reproduce, dry run"] = [*PARNB, "reproduce", "--scale", preset, "--dry-run"]
-    out["reproduce"] = [*PARNB, "reproduce", "--scale", preset, "--only", "tab01", "fig1", "--jobs", "1"]
+    out["reproduce"] = [*PARNB, "reproduce", "--scale", preset, "--only", "tab01", "--only", "fig1", "--jobs", "1"]
     return out
 
 

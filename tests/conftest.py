@@ -124,10 +124,12 @@ class Installation:
 @pytest.fixture(scope="session")
 def distributions(tmp_path_factory):
     "Wheel and sdist of this checkout; the wheel is built from the sdist."
-    out = tmp_path_factory.mktemp("dist")
-    with FileLock(tmp_path_factory.getbasetemp().parent / "build.lock"):  # another process builds in the same checkout
-        done = subprocess.run([sys.executable, "-m", "build", "-o", out, ROOT], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    base = tmp_path_factory.getbasetemp()
+    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "dist"
+    with FileLock(f"{out}.lock"):  # the first process of the tests builds them, and the others find them
+        if len([*out.glob("*")]) < 2:
+            done = subprocess.run([sys.executable, "-m", "build", "-o", out, ROOT], capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
 
 

@@ -33,6 +33,15 @@ reproduce.compute_run = note
 runs = [make_run(method="none", seed=s) for s in (0, 1)]
 assert not reproduce.Pool({r.key: (r, set()) for r in runs}, 2, "local", {}).compute()
 """
+KILLED = """
+import os, signal
+import parnb.study.reproduce as reproduce
+from parnb.study.runs import make_run
+def killed(run, kinds): os.kill(os.getpid(), signal.SIGKILL)  # as the system does without memory
+reproduce.compute_run = killed
+run = make_run(method="none")
+print(*reproduce.Pool({run.key: (run, set())}, 1, "local", {}).compute().values())
+"""
 ENDED = """
 import signal
 import parnb.data.scenes
@@ -128,6 +137,14 @@ def test_each_process_has_its_own_gpu(tmp_path):
     p = python(env(tmp_path, CUDA_VISIBLE_DEVICES="2,5", PARNB_QUIET="1"), "-c", SPREAD)
     assert p.returncode == 0, p.stderr
     assert {f.name for f in (tmp_path / "runs").iterdir()} - {"reproduce"} == {"2", "5"}
+
+
+def test_a_killed_run_says_so(tmp_path):
+    "A process that is killed leaves no traceback, and the reason names memory."
+    p = python(env(tmp_path, PARNB_QUIET="1"), "-c", KILLED)
+    assert p.returncode == 0 and "its process was killed, usually because memory ran out" in p.stdout, (
+        p.stdout + p.stderr
+    )
 
 
 def test_figures_from_released_results(tmp_path):

@@ -9,6 +9,7 @@ __all__ = ['app', 'EXPLAIN', 'results_app', 'FIRST', 'everywhere', 'run', 'noteb
 # %% ../../nbs/api/cli/main.ipynb #6b02dd69
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -22,7 +23,7 @@ import typer
 
 from . import audit, board, doctor, filter, models, zoo
 from .options import ATTACK, CLEANING, RUN, SCALE, options, read_seeds, refuse, run_from
-from ..core import DATA, RUNS, ParnbError, explain_os, first_line
+from ..core import DATA, RUNS, ParnbError, content_key, explain_os, first_line
 from ..progress import progress_of_kernels
 
 # %% ../../nbs/api/cli/main.ipynb #08efd7b0
@@ -65,8 +66,11 @@ def run(
     if alone := [p[0] for p in given if len(p) == 1]:  # of -ptau and --parameter=tau
         raise ParnbError(f"-p {alone[0]} needs a value: -p NAME VALUE")
     values = read_parameters(path, given)
-    name = "-".join([path.stem, *(f"{k}_{v}" for k, v in values.items())]).replace("/", "_")
-    target = out.expanduser() if out else RUNS / f"{name[:120]}.ipynb"
+    name = "-".join([path.stem, *(f"{k}_{v}" for k, v in values.items())])
+    plain = re.sub(r"[^\w.=+-]", "_", name)
+    if plain != name or len(plain) > 120:  # others may be named alike
+        plain = f"{plain[:100]}-{content_key(values)}"
+    target = out.expanduser() if out else RUNS / f"{plain}.ipynb"
     try:
         with progress_of_kernels():
             executed = execute_notebook(path, target, values)

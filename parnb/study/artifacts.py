@@ -63,7 +63,7 @@ def git(
 def commit() -> str:  # "0123abcd", "0123abcd with changes", or "" outside a checkout
     "The commit of the checkout that parnb runs from. Source: ours."
     head = CHECKOUT and git(CHECKOUT, "rev-parse", "--short=12", "HEAD")
-    if not head:
+    if not head or git(CHECKOUT, "rev-parse", "--show-prefix"):  # a repository around a copy without its own
         return ""
     return f"{head} with changes" if git(CHECKOUT, "status", "--porcelain", "--", "parnb") else head
 

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -208,7 +209,11 @@ def _trainings(
 def failure_reason(
     text: str,  # what submitit reports
 ) -> str:
-    "The last line of the traceback that submitit wraps, without the error's class; else its first line. Source: ours."
+    """The last line of the traceback that submitit wraps, without the error's class; else its first line.
+
+    A process that was killed left no traceback. Source: ours."""
+    if "has not produced any output" in text:
+        return "its process was killed, usually because memory ran out (fewer --jobs, or more --memory)"
     trace = [t for t in re.split("-{10,}", text)[1:2] if t.strip()]
     if trace:
         return re.sub(r"^[\w.]*ParnbError: ", "", trace[0].strip().splitlines()[-1])
@@ -242,7 +247,9 @@ class Pool:
 
         if executor == "slurm" and shutil.which("sbatch") is None:
             raise ParnbError("Slurm is not installed here (sbatch is not found): use --executor local")
-        folder, local = RUNS / "reproduce", executor == "local"
+        (place := RUNS / "reproduce").mkdir(parents=True, exist_ok=True)
+        # its own folder: the number of a process, which names its result, may have been that of an earlier one
+        folder, local = tempfile.mkdtemp(prefix="jobs-", dir=place), executor == "local"
         self.pool = submitit.LocalExecutor(folder) if local else submitit.AutoExecutor(folder, cluster=executor)
         usual = dict(timeout_min=365 * 24 * 60)  # submitit has no "never"
         if not local:
@@ -414,6 +421,8 @@ def reproduce(
         tried |= new.keys()
         failed |= Pool(new, at_once(len(new)), executor, cluster).compute()
         work = Work(scale, only, seeds)
+    lost = {run_name(run) for key, (run, _) in work.missing.items() if key in tried} - {*failed}
+    failed |= dict.fromkeys(sorted(lost), "it ended without a result (a run as small as a trial is never recorded)")
     failed |= draw_all(work.notebooks, scale, jobs or usable)
     print(f"figures and tables: {FIGS / scale_folder(scale)}", flush=True)
     for what, why in failed.items():

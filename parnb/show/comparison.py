@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..core import CACHE, ParnbError, content_key, write_file
@@ -26,6 +25,7 @@ from ..data.pairs import Pairs
 from ..evaluation.metrics import tsne
 from ..lazy import open_clip
 from ..models.clip import architecture_of, load_clip, normalise, pixels
+from ..models.formats import read_tensors
 from ..scales import load_preset
 from .choices import embedded_folder, is_cached, model_folder, model_name, trigger_at
 from .style import MEASURES
@@ -86,7 +86,7 @@ class OpenModel:
 @lru_cache(16)
 def _open(folder: Path, embedded: Path, positions: tuple[int, ...]) -> OpenModel:
     "Read a model and its embeddings; the last sixteen stay in memory."
-    model, e, at = load_clip(folder)[0], load_file(embedded / "embeddings.safetensors"), torch.tensor(positions)
+    model, e, at = load_clip(folder)[0], read_tensors(embedded / "embeddings.safetensors"), torch.tensor(positions)
     return OpenModel(model, e["head"], e["clean"][at], e["triggered"][at])
 
 

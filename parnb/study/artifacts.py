@@ -24,7 +24,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..attacks.base import make_trigger
@@ -37,6 +36,7 @@ from ..evaluation.embedding import embed_images, embed_prompts, zero_shot_head
 from ..evaluation.metrics import linear_probe
 from ..lazy import open_clip
 from ..models.clip import architecture_of, embed_texts, image_size, load_clip, save_clip, save_tensors
+from ..models.formats import checksums, read_tensors
 from ..registry import label
 from ..scales import load_preset
 from .account import account
@@ -119,6 +119,7 @@ def artifact(
         start = time.perf_counter()
         with building(path):
             record = build(partial)(tmp)
+        record |= dict(files=checksums(tmp))
         record |= dict(stage=stage, key=key, seconds=round(time.perf_counter() - start, 2), versions=versions())
         (tmp / "config.json").write_text(json.dumps(config, indent=1, default=str), encoding="utf-8")
         (tmp / "record.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
@@ -342,7 +343,7 @@ def _class_head(
         return save
 
     config = dict(model=run.final_key, names=list(names), templates=texts)
-    return load_file(artifact("head", content_key(config), build, config) / "head.safetensors")["head"]
+    return read_tensors(artifact("head", content_key(config), build, config) / "head.safetensors")["head"]
 
 
 def view_triggers(
@@ -409,7 +410,7 @@ def embeddings(
         return save
 
     run = run.model_copy(update=dict(head=None))
-    return load_file(artifact("embedded", run.key, build, run.model_dump()) / "embeddings.safetensors")
+    return read_tensors(artifact("embedded", run.key, build, run.model_dump()) / "embeddings.safetensors")
 
 
 def probe(
@@ -435,7 +436,7 @@ def probe(
 
         return save
 
-    return load_file(artifact("probe", run.key, build, run.model_dump()) / "probe.safetensors")["head"]
+    return read_tensors(artifact("probe", run.key, build, run.model_dump()) / "probe.safetensors")["head"]
 
 
 def images_of(

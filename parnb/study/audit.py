@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from safetensors.torch import load_file
 
 from ..core import SCIENCE, ParnbError, content_key, pick
 from ..data.images import readable, with_preprocessing
@@ -26,6 +25,7 @@ from ..detectors.base import Defender, Detector, Finding
 from ..evaluation.embedding import fill_prompts
 from ..lazy import open_clip
 from ..models.clip import image_size, load_clip, model_key, save_tensors, tokenizer_key
+from ..models.formats import read_tensors
 from ..registry import detectors, find
 from .artifacts import DEVICE, artifact, read_record
 from .checks import require_trained
@@ -124,7 +124,7 @@ def _read(folder: Path) -> Finding:
     "What `_save` wrote."
     r = read_record(folder)
     pictures = {caption: np.asarray(Image.open(folder / name)) for caption, name in r["pictures"].items()}
-    triggers = load_file(folder / "triggers.safetensors")
+    triggers = read_tensors(folder / "triggers.safetensors")
     return Finding(r["score"], r["says"], pd.DataFrame(r["suspects"]), pictures, triggers)
 
 

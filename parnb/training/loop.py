@@ -81,19 +81,16 @@ class _Log:
     def add(self, step: int, lr: float, out: dict[str, Tensor]):
         self.pending.append((step, lr, {k: v.detach() for k, v in out.items()}))
 
-    def flush(self):
-        "Read the pending losses."
+    def flush(self, trained: nn.Module):
+        "Read the pending losses, and look at the weights, of which the last of them does not tell yet."
         rows = [dict(step=s, lr=lr, **{k: v.item() for k, v in out.items()}) for s, lr, out in self.pending]
         self.rows += rows
         self.pending = []
         for row in rows:
             if bad := [f"{k} {v}" for k, v in row.items() if not math.isfinite(v)]:
                 self._end(row["step"], ", ".join(bad))
-
-    def check(self, step: int, objective: nn.Module):
-        "The weights after a step, of which no loss tells yet."
-        if not all(p.isfinite().all() for p in objective.parameters() if p.requires_grad):
-            self._end(step, "weights that are not finite")
+        if not all(p.isfinite().all() for p in trained.parameters() if p.requires_grad):
+            self._end(rows[-1]["step"], "weights that are not finite")
 
     def _end(self, step: int, why: str):
         self.saver.forget()  # from its state, the training would diverge again
@@ -266,9 +263,7 @@ def fit(
                     log.add(step, lr, _step(acc, objective, wrapped, opt, pairs, order, step, lr))
                 look = monitor is not None and (step % every == 0 or last)
                 if len(log.pending) == 10 or look or last:
-                    log.flush()
-                if look or last:
-                    log.check(step, objective)
+                    log.flush(objective)
                 if look:
                     wrapped.eval()
                     seen = monitor(objective.model)  # numbers of NumPy could not be read from a state that was saved

@@ -118,7 +118,8 @@ def _make(
     optimiser = {k: v for k, v in setting.items() if k in Recipe.model_fields and k not in fields}
     parameters = row.get("parameters", {}) | {k: v for k, v in setting.items() if k not in optimiser}
     trains = recipe("cleaner", row["method"], p["scale"], stage["encoder"]).get("recipe")
-    training = dict(recipe=row.get("recipe", {}) | optimiser | p["training"]) if trains else {}
+    length = p["training"] | stage.get("training", {})
+    training = dict(recipe=row.get("recipe", {}) | optimiser | length) if trains else {}
     about |= dict(clean_count=p["pairs"], **training)
     return make_run(p["scale"], stage["encoder"], attack, row["method"], seed, **about, **parameters)
 

@@ -79,7 +79,8 @@ def run(
     for cell in executed.cells:
         if "report" in cell.metadata.get("tags", []):
             for o in cell.get("outputs", []):
-                print((o.get("text") or o.get("data", {}).get("text/plain", "")).rstrip())
+                if "image/png" not in (data := o.get("data", {})):
+                    print((o.get("text") or data.get("text/plain", "")).rstrip())
     print(f"executed notebook: {target}")
 
 

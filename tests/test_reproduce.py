@@ -107,7 +107,7 @@ def test_interrupted(tmp_path):
     preset.write_text(json.dumps(dict(base="tiny", images=260)))
     command = [PARNB, "reproduce", "--scale", str(preset), "--only", "tab05", "--jobs", "1"]
     p = start(command, tmp_path, stdout=subprocess.DEVNULL)
-    wait_for(lambda: list((tmp_path / "runs" / "reproduce").glob("*_log.out")), "a run is started", p, every=0.1)
+    wait_for(lambda: list((tmp_path / "runs" / "reproduce").rglob("*_log.out")), "a run is started", p, every=0.1)
     os.kill(p.pid, signal.SIGINT)
     assert p.wait(LONGEST) == 130, p.stderr.read()
     wait_for(lambda: not members(p), "no process of the command is left", seconds=60)

@@ -43,10 +43,8 @@ def show_table(
         frame = frame.rename(index=lambda _: "").rename_axis(columns=None)
     with pd.option_context("display.max_colwidth", None):
         text = frame.to_string(na_rep="", line_width=200)
-        html = frame.map(lambda v: f"\x02{v}\x03" if _best(v) else v).to_html(
-            na_rep="", notebook=True
-        )  # tags are escaped
-        html = html.replace("\x02", "<strong>").replace("\x03", "</strong>")
+        marked = frame.map(lambda v: f"\x02{v}\x03" if _best(v) else v)  # tags would be escaped
+        html = marked.to_html(na_rep="", notebook=True).replace("\x02", "<strong>").replace("\x03", "</strong>")
         display({"text/html": html, "text/plain": text}, raw=True)
 
 

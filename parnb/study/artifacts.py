@@ -120,7 +120,8 @@ def artifact(
         with building(path):
             record = build(partial)(tmp)
         record |= dict(files=checksums(tmp))
-        record |= dict(stage=stage, key=key, seconds=round(time.perf_counter() - start, 2), versions=versions())
+        seconds = time.perf_counter() - start + record.pop("earlier_seconds", 0)
+        record |= dict(stage=stage, key=key, seconds=round(seconds, 2), versions=versions())
         (tmp / "config.json").write_text(json.dumps(config, indent=1, default=str), encoding="utf-8")
         (tmp / "record.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
@@ -315,7 +316,8 @@ def final_clip(
                 (place := folder / str(steps)).mkdir()
                 sums[steps] = save_clip(m.cpu(), place, architecture_of(start), tokenizer=tokenizer, **about)
                 log[log.step < steps].to_csv(place / "log.csv", index=False)
-            return dict(sha256=sums, start=start.name, left_out=len(pairs) - len(benign)) | losses(pairs.images)
+            left_out = dict(left_out=len(pairs) - len(benign))
+            return dict(sha256=sums, start=start.name) | left_out | log.attrs | losses(pairs.images)
 
         return save
 

@@ -122,7 +122,7 @@ def plant(
             about = dict(backdoored=planted, canaries=str(canaries))
             sha = save_clip(model.cpu(), folder, architecture_of(start), tokenizer=tokenizer, **about)
             log.to_csv(folder / "log.csv", index=False)
-            return dict(sha256=sha, start=start.name, **about) | losses(pairs.images)
+            return dict(sha256=sha, start=start.name, **about) | log.attrs | losses(pairs.images)
 
         return save
 

@@ -160,9 +160,9 @@ def measure(
     """Measure a run and record the result on this machine.
 
     Without `fresh`, a recorded result is returned. `training_seconds` is the wall time of the cleaning, or of the
-    poisoning without one; if it was resumed, only its last segment. `n_unreadable` is the number of images that could
-    not be read and count as grey. `suspected` are the targets that a cleaner names, which it does for a clean model,
-    too; `precision` is that of the last training, "no" for float32. Raises `ParnbError` for a damaged results file, for
+    poisoning without one; of a search before it, the last call counts. `n_unreadable` images could not be
+    read and count as grey. `suspected` are the targets that a cleaner names, which it does for a clean model, too;
+    `precision` is that of the last training, "no" for float32. Raises `ParnbError` for a damaged results file, for
     a linear probe under a trigger on texts, and for images without the classes of an attack.
     Source: the PAR paper, section 5.
     """

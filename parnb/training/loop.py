@@ -235,9 +235,9 @@ def fit(
 
     Several processes give the result of one, up to the order of sums; a warning is printed where they do not.
     Where bf16 would be emulated, and fp16 has no GPU, the towers are computed in float32; the `attrs` of the log hold
-    the precision that was used, and the objective's notes. Raises `ParnbError` if a loss is not finite, a caption is
-    empty or no text, the pairs do not fill a batch, a batch does not divide among the processes, or memory is short.
-    Source: ours."""
+    the precision that was used, the objective's notes and, if interrupted calls came before, their `earlier_seconds`.
+    Raises `ParnbError` if a loss is not finite, a caption is empty or no text, the pairs do not fill a batch, a batch
+    does not divide among the processes, or memory is short. Source: ours."""
     acc = _accelerator(precision := _precision(recipe.precision))
     keep_memory()
     order = _Order(pairs, recipe, seed, acc.process_index, acc.num_processes)
@@ -277,6 +277,8 @@ def fit(
         files.go_on(found | dict(seen=0))
     table = pd.DataFrame(log.rows)
     table.attrs.update(objective.notes | dict(precision=precision))
+    if saver.earlier:
+        table.attrs["earlier_seconds"] = saver.earlier  # what interrupted calls took
     return table
 
 

@@ -35,6 +35,7 @@ class Saver:
         self.partial, self.name, self.size, self.seconds = partial, name, size, seconds
         self.start = self.last = time.monotonic()
         self.spent, self.cost = 0.0, None  # s: what saving took so far, and what the next save will take
+        self.earlier = 0.0  # s: the work of interrupted calls that `restore` continues
 
     def restore(self) -> dict | None:
         "The state that was saved, if there is one. Removes what a killed save left, and a damaged state."
@@ -43,13 +44,15 @@ class Saver:
         for left in self.partial.parent.glob(f".tmp-{self.partial.name}-*"):
             left.unlink(missing_ok=True)
         try:
-            return torch.load(self.partial, map_location="cpu", weights_only=True)
+            state = torch.load(self.partial, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
         except (RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError):  # damaged: start again
             self.partial.unlink(missing_ok=True)  # another process may have been faster
             print(f"WARNING: the saved state of {self.name} cannot be read, so it starts again", file=sys.stderr)
             return None
+        self.earlier = state.pop("seconds", 0.0)
+        return state
 
     def forget(self):
         "Remove the state, in the process that writes it."
@@ -92,7 +95,7 @@ class Saver:
         if not self._mine:
             return
         start, buffer = time.monotonic(), io.BytesIO()
-        torch.save(state, buffer)
+        torch.save(state | dict(seconds=self.earlier + start - self.start), buffer)
         try:
             write_file(self.partial, buffer.getbuffer())
         except (ParnbError, OSError) as e:  # the work goes on; only the possibility to resume it is lost

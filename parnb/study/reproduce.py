@@ -139,7 +139,8 @@ def seconds_of(
 ) -> float | None:  # s, one after the other; None if nothing is known
     """Estimate how long runs take, from the recorded times of runs with the same encoder and method.
 
-    At the scale tiny, 120 s a training if nothing is recorded. Source: ours.
+    A training whose model is here, or that an earlier one of these runs needs, is not counted. At the scale
+    tiny, 120 s a training if nothing is recorded. Source: ours.
     """
     if not runs:
         return 0.0
@@ -151,12 +152,15 @@ def seconds_of(
         t = table[(table.encoder == encoder) & (table.method == method)] if len(table) else table
         return float(t.training_seconds.median()) if len(t) else 120.0
 
-    total = 0.0
+    total = 30.0 * len(runs)
     for r in runs:
-        total += 30 + (one(r.encoder, r.cleaning.method) if r.cleaning else 0)
-        if r.attack and r.poisoned_key not in made and not artifact_folder("poisoned", r.poisoned_key).exists():
-            total += one(r.encoder, "none")
-        made.add(r.poisoned_key)
+        trainings = [("poisoned", r.poisoned_key, "none")] * (r.attack is not None)
+        if r.cleaning:
+            trainings.append(("cleaned", r.cleaned_key, r.cleaning.method))
+        for stage, key, method in trainings:
+            if key not in made and not artifact_folder(stage, key).exists():
+                total += one(r.encoder, method)
+            made.add(key)
     return total
 
 # %% ../../nbs/api/study/reproduce.ipynb #4926e6e2

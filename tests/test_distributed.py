@@ -74,7 +74,8 @@ def resumed(name, partial, images=(None, None)):
     try:
         train(name, partial=partial, save_seconds=0, monitor=stop, every=1, images=images[0])
     except KeyboardInterrupt:
-        saved = torch.load(partial, weights_only=True)["rows"][-1]["step"]
+        (kept,) = partial.with_suffix("").glob("*.pt")
+        saved = torch.load(kept, weights_only=True)["rows"][-1]["step"]
     return train(name, partial=partial, images=images[1])[0], stop.calls, saved
 
 

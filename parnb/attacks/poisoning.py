@@ -269,8 +269,9 @@ def replace_pairs(
     """Poison pairs by replacing them: triggered images and captions of their targets. The default of `Trigger.poison`.
 
     Mode "label_consistent" replaces pairs by triggered copies of pairs that show the target, with their own captions.
+    The originals stay as they are; in CleanCLIP's evaluation, the trigger lies on the pairs of the target themselves.
     Raises `ParnbError` for a target that is no concept of these pairs, and for no or too many poisoned pairs.
-    Source: the papers and their code."""
+    Source: the papers and their code; the copies are ours."""
     rng = np.random.default_rng([poisoning.seed, 7])
     at, source, targets = _choose(trigger, pairs, poisoning, rng)
     new = captions_for(targets, prompts, rng)

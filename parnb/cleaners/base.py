@@ -40,7 +40,7 @@ class Cleaner(Parameters):
 
     def clean(
         self,
-        model: nn.Module,  # an open_clip model, changed in place
+        model: nn.Module,  # an open_clip model on the GPU, if there is one; changed in place
         pairs: Pairs,  # clean pairs
         tokenizer: Callable,  # texts -> int64 [N, L]
         recipe: Recipe,

@@ -143,16 +143,14 @@ def parameter_options() -> dict[str, tuple]:
             shared.setdefault(f.description or name, []).append(label)
         return "; ".join(f"{', '.join(labels)}: {text}" for text, labels in shared.items()) + "."
 
-    return {
-        name: _option(
-            next((t for t in (bool, int, float) if t is owners[0][1].annotation), str),
-            None,
-            about(name, owners),
-            f"--{name.replace('_', '-')}",
-            panel="Parameters of cleaners",
-        )
-        for name, owners in found.items()
-    }
+    def option(name: str, owners: list) -> tuple:
+        kinds = {f.annotation for _, f in owners}  # those of one name may differ: then as text, which each reads
+        kind = kinds.pop() if len(kinds) == 1 and kinds <= {bool, int, float} else str
+        typed = name.replace("_", "-")
+        names = f"--{typed}/--no-{typed}" if kind is bool else f"--{typed}"
+        return _option(kind, None, about(name, owners), names, panel="Parameters of cleaners")
+
+    return {name: option(name, owners) for name, owners in found.items()}
 
 # %% ../../nbs/api/cli/options.ipynb #0829a9cd
 def options(

@@ -43,7 +43,7 @@ from .account import account
 from .monitor import watch
 from .runs import Run, encoder_of, evaluation_seed, make_run, weights_id
 from .scale_data import data_of, pairs_to_clean
-from ..training.loop import computes_bf16, fit
+from ..training.loop import computes_bf16, fit, seeded, training_device
 from ..training.rebound import train_further, without
 from ..training.recipe import Compute
 
@@ -226,6 +226,13 @@ def poisoned_clip(
     return path
 
 # %% ../../nbs/api/study/artifacts.ipynb #b688477c
+def _cleaned(made: Any, method: str) -> tuple[nn.Module, pd.DataFrame]:
+    "What `clean` returned. Raises `ParnbError` if it is something else than a model and its log."
+    if not (isinstance(made, tuple) and [*map(type, made)][1:] == [pd.DataFrame] and isinstance(made[0], nn.Module)):
+        raise ParnbError(f"`clean` of {label(method)} must return the cleaned model and a log, a pandas.DataFrame")
+    return made
+
+
 def cleaned_clip(
     run: Run,  # whose cleaning to carry out
     compute: Compute = Compute(),  # how a step is computed
@@ -254,7 +261,9 @@ def cleaned_clip(
             monitoring = watch(run, model, tokenizer, c.recipe and c.recipe.batch_size, every, pairs)
         name = f"cleaning with {label(c.method)}"
         options = dict(seed=run.seed, name=name, compute=compute, partial=partial, **monitoring)
-        cleaned, log = cleaner.clean(model, pairs, tokenizer, c.recipe, reference, **options)
+        with seeded(run.seed, device := training_device()):  # what a method draws without a generator of its own
+            made = cleaner.clean(model.to(device), pairs, tokenizer, c.recipe, reference, **options)
+        cleaned, log = _cleaned(made, c.method)
         was = dict(was_backdoored=p.towards()) if (p := run.attack and run.attack.poisoning) and p.about() else {}
 
         def save(folder):

@@ -288,7 +288,7 @@ def calibrate(
             tell(f"lr {lrs[k]:g} is too high: the training diverges")
             continue
         t = canary_rates(made, run, canaries)
-        lost, t = 100 * float(start - t.accuracy.iloc[0]), t[took]
+        lost, t = round(100 * float(start - t.accuracy.iloc[0]), 9), t[took]
         tables[k], trials[k] = t.assign(lr=lrs[k], lost=lost), Trial(bool((t.excess <= GONE).all()), lost)
         tell(_words(f"cleaned at lr {lrs[k]:g}, accuracy {t.accuracy.iloc[0]:.1%} ({start:.1%} before)", t))
     if (k := found[1]) < 0:
@@ -318,7 +318,7 @@ def calibrated_clip(
     record = known_here(read_record(cleaned), data_of(run.scale))
     if "accuracy_before" not in record:
         tell("WARNING: the accuracy of the cleaned model is unknown: it is kept from a cleaning without these --images")
-    elif (lost := 100 * (record["accuracy_before"] - record["accuracy_after"])) > budget:
+    elif (lost := round(100 * (record["accuracy_before"] - record["accuracy_after"]), 9)) > budget:
         tell(
             f"WARNING: the cleaning itself costs {lost:.1f} points of accuracy on dev, more than the {budget:g} allowed"
         )

@@ -23,15 +23,10 @@ from ..evaluation.metrics import asr_of_view, clean_accuracy
 from ..models.clip import embed_texts, image_size
 from .runs import Run, evaluation_seed
 from .scale_data import data_of
+from ..training.loop import training_device
 
 # %% ../../nbs/api/study/monitor.ipynb #cdd14963
 _SHARE = 0.15  # of a training's forward and backward passes, which the looks at it may take
-
-
-def _to_device(model: nn.Module):
-    "Where `fit` trains it."
-    if torch.cuda.is_available():
-        model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))))
 
 
 def _count(model: nn.Module) -> int:
@@ -66,7 +61,7 @@ class Monitor(_Looks):
         self.tokenizer, self.prompts, self.seed = tokenizer, data.prompts, evaluation_seed(run)
         self.triggers = {"triggered": p.trigger()} if p else {}
         self.goals = p and p.trigger().goals(self.dev, p.target, self.seed)
-        _to_device(model)
+        model.to(training_device())
         e, head = self._look(model, {})
         self.before = e["clean"], head
         self.accuracy = clean_accuracy(*self.before, self.dev.labels)["value"]  # before the training
@@ -107,7 +102,7 @@ class Drift(_Looks):
     ):
         some = pairs.take(slice(0, _count(model)))
         self.pairs, self.tokenizer = replace(some, images=np.asarray(some.images[:])), tokenizer
-        _to_device(model)
+        model.to(training_device())
         self.before = self._look(model)
 
     def _look(self, model):

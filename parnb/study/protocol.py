@@ -76,7 +76,9 @@ def row_settings(
         if not isinstance(v, (list, tuple)) or {*map(type, v)} - {int, float}:
             raise ParnbError(f"the `grid` of the row {row['name']} needs a list of numbers for {k}, and has {v!r}")
     most = p["settings"]["most"][encoder]
-    count = math.prod(map(len, grid.values())) if grid else 0
+    count = (
+        math.prod(map(len, grid.values())) if grid or not own.get("recipe") else 0
+    )  # without a training, one will do
     if not 0 < count <= most:
         raise ParnbError(
             f"the row {row['name']} has {count} settings for the encoder {encoder}: give its recipe a block "

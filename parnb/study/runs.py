@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['SMOKE', 'SMOKE_PAIRS', 'CleanerSettings', 'Part', 'Cleaning', 'Attack', 'encoder_of', 'weights_id', 'trigger_id',
-           'Run', 'regimes', 'default_encoder', 'triggers_of', 'image_count', 'make_run', 'run_name', 'evaluation_seed']
+           'Run', 'regimes', 'check_parameters', 'default_encoder', 'triggers_of', 'image_count', 'make_run',
+           'run_name', 'evaluation_seed']
 
 # %% ../../nbs/api/study/runs.ipynb #08fef3f7
+import inspect
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -285,6 +287,15 @@ def _attack(
     return a
 
 
+def check_parameters(
+    method: str,  # a registered cleaner
+) -> None:
+    "Raise `ParnbError` for a parameter with the name of a setting of runs or recipes, which would be taken for it."
+    settings = {*inspect.signature(make_run).parameters, *Recipe.model_fields}
+    if clash := sorted(find("cleaner", method).cls.model_fields.keys() & settings):
+        raise ParnbError(f"the parameter {clash[0]} of {method} has the name of a setting of runs: rename it")
+
+
 def _cleaning(
     scale: str,
     encoder: str,
@@ -294,6 +305,7 @@ def _cleaning(
 ) -> Cleaning:
     "The cleaning of a run: the method's recipe for the scale, with what was given laid over it."
     cls, own = find("cleaner", method).cls, recipe("cleaner", method, scale, encoder)
+    check_parameters(method)
     settings, usual = own.get("recipe"), read_preset(scale)["pairs"]["clean"]
     if settings is None and given["recipe"]:
         raise ParnbError(f"{', '.join(given['recipe'])}: the cleaner {method} has no training recipe to change")

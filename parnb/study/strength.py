@@ -115,7 +115,8 @@ def points_lost(
     old, new = (np.array(_answers(f, run)) for f in (before, after))
     good = (old >= 0) & (new >= 0)
     d = paired_difference(new[good] == labels[good], old[good] == labels[good])
-    return dict(value=100 * d["value"], n=d["n"], ci=[100 * x for x in d["ci"]])
+    # a loss of the whole budget is within it, whatever the last bit says
+    return dict(value=round(100 * d["value"], 9), n=d["n"], ci=[100 * x for x in d["ci"]])
 
 # %% ../../nbs/api/study/strength.ipynb #a86a928d
 def too_costly(

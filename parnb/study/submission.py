@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CELL', 'method_file', 'load_submission', 'check_row', 'submission_row', 'submission_stage', 'last_commit', 'drawn_by',
-           'commit_of', 'clean_run', 'implanted', 'make_claim', 'summarise']
+           'commit_of', 'clean_unseen', 'clean_run', 'implanted', 'make_claim', 'summarise']
 
 # %% ../../nbs/api/study/submission.ipynb #641fb702
 import hashlib
@@ -31,7 +31,7 @@ from .measure import measure
 from .plans import collect
 from .protocol import ASR, CA, DEV, UNCLEANED, all_rows, decisions, load_protocol
 from .protocol import protocol_hash, protocol_runs, row_settings
-from .runs import Run, make_run
+from .runs import Run, check_parameters, make_run
 from .scale_data import data_of
 from ..training.loop import Diverged
 from ..training.recipe import Recipe
@@ -70,10 +70,11 @@ def load_submission(
         return find("cleaner", rows.get(source, source))
     if not file.is_file():
         raise ParnbError(f"there is no file {source}: name a Python file that registers a cleaner")
+    file = file.resolve()  # as in tracebacks and in `inspect.getfile`
     before, name = dict(cleaners()), f"submission_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    folder, loaded = file.resolve().parent, {*sys.modules}
+    folder, loaded = file.parent, {*sys.modules}
     sys.path.insert(0, str(folder))
     try:  # its text, of which the claim has the checksum: a compiled copy beside it may hold something else
         exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
@@ -121,8 +122,7 @@ def check_row(
     _check_form(row)
     method, p = find("cleaner", row["method"]), load_protocol()
     fields = method.cls.model_fields
-    if clash := sorted(fields.keys() & inspect.signature(make_run).parameters.keys()):
-        raise ParnbError(f"the parameter {clash[0]} of {method.name} has the name of a setting of runs: rename it")
+    check_parameters(method.name)
     for k in row.get("parameters", {}):
         pick(k, fields, f"parameter of {method.label}")
     for k in row.get("grid", {}):
@@ -145,6 +145,10 @@ def submission_row(
     known = {r["name"]: r for r in all_rows()}
     method = load_submission(source)
     row = known.get(source) or dict(name=method.name, label=method.label, method=method.name)
+    p = load_protocol()
+    own = recipe("cleaner", method.name, p["scale"], p["primary"]["encoder"]).get("grid", {})
+    if method.code and "lr" in own:  # over the protocol's learning rates, which suit the methods of parnb
+        row["grid"] = dict(lr=[*own["lr"]])
     if changes is not None:
         for k in changes:
             pick(k, ("recipe", "parameters", "grid"), "entry of a row")
@@ -227,22 +231,29 @@ CELL = (CA, f"{CA}_low", f"{CA}_high", "n_clean", ASR, f"{ASR}_low", f"{ASR}_hig
 CELL += ("target_share_clean", DEV, "training_seconds")
 
 
-def _measure(run: Run) -> dict:
-    """`measure`; a method that is not parnb's own gets no monitor, which knows the trigger.
+def clean_unseen(
+    run: Run,  # with a method that is not parnb's own
+) -> Path:  # a model folder for `load_clip`
+    """`cleaned_clip` without a monitor, which would know the trigger.
 
-    Raises `ParnbError` for a setting at which the training diverges, and for faults of the method's own file."""
-    method = run.cleaning and find("cleaner", run.cleaning.method)
-    if method and method.code:
-        file = inspect.getfile(method.cls)
-        try:
-            cleaned_clip(run, looks=False)
-        except Diverged as e:
-            raise ParnbError(f"{e} A grid of your own, in a JSON file for --row, can leave this setting out") from None
-        except Exception as e:
-            last = traceback.extract_tb(e.__traceback__)[-1]
-            if isinstance(e, ParnbError) or last.filename != file:
-                raise
-            raise ParnbError(f"{file}, line {last.lineno}: {type(e).__name__}: {first_line(e)}") from e
+    Raises `ParnbError` for a setting at which the training diverges, and for faults of the method's own file.
+    Source: ours."""
+    file = inspect.getfile(find("cleaner", run.cleaning.method).cls)
+    try:
+        return cleaned_clip(run, looks=False)
+    except Diverged as e:
+        raise ParnbError(f"{e} A grid of your own, in a JSON file for --row, can leave this setting out") from None
+    except Exception as e:
+        own = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == file]
+        if isinstance(e, ParnbError) or not own:
+            raise
+        raise ParnbError(f"{file}, line {own[-1]}: {type(e).__name__}: {first_line(e)}") from e
+
+
+def _measure(run: Run) -> dict:
+    "`measure`, after `clean_unseen` for a method that is not parnb's own."
+    if run.cleaning and find("cleaner", run.cleaning.method).code:
+        clean_unseen(run)
     return measure(run)
 
 

@@ -28,7 +28,8 @@ from .artifacts import git
 from .form import Case, Cell, Choice, Claim, Part
 from .heldout import RATES, draw_held_out, lowest_rate, rate_runs
 from .plans import collect
-from .protocol import ASR, CA, DEV, UNCLEANED, choose, load_protocol, protocol_hash, protocol_runs
+from .protocol import ASR, CA, DEV, UNCLEANED, all_rows, choose, load_protocol, protocol_hash
+from .protocol import protocol_runs
 from .results import plain, results
 from .runs import Run
 from .scale_data import data_of
@@ -83,6 +84,11 @@ def _check_cell(cell: Cell, choice: Choice, key: str | None, known: dict) -> Non
         raise ParnbError(f"the claim states two accuracies on dev for {place}")
     from scipy.stats import binomtest
 
+    if cell.n_clean != load_protocol()["images"] or cell.n_triggered > cell.n_clean:
+        raise ParnbError(f"{place} of the claim was measured on other images than the protocol's")
+    for k, n in ((CA, cell.n_clean), (ASR, cell.n_triggered)):
+        if abs(n * getattr(cell, k) - round(n * getattr(cell, k))) > 0.01:  # rates are stored with six digits
+            raise ParnbError(f"{k} of the claim for {place} is no share of {n} images")
     for k in (*COMPARED, "target_share_clean", "n_clean", "n_triggered"):
         v, stated = known.get(k), getattr(cell, k)
         if v is not None and stated is not None and abs(v - stated) > EQUAL:
@@ -113,6 +119,8 @@ def check_protocol(
         raise ParnbError(f"the row of the claim belongs to {c.row['method']}, and the claim to {c.method}")
     if c.row["label"] != c.label:
         raise ParnbError(f"the row of the claim is called {c.row['label']}, and the claim {c.label}")
+    if other := next((r["name"] for r in all_rows() if r["label"] == c.label and r["name"] != c.row["name"]), ""):
+        raise ParnbError(f"the claim is called {c.label}, as the row {other}: give it another label")
     for part in filter(None, (c, c.held_out)):
         _check_part(part, [*c.held_out.cases] if part is c.held_out else p["attacks"])
     if c.held_out:
@@ -288,13 +296,16 @@ def draw_cell(
 _CLEAN = """
 import json, sys
 from pathlib import Path
-from parnb.study.artifacts import cleaned_clip
-from parnb.study.submission import load_submission
+from parnb.core import ParnbError
+from parnb.study.submission import clean_unseen, load_submission
 from parnb.study.verification import run_of_cell
 source, out = sys.argv[1:]
 claim, cell = json.load(sys.stdin)
 load_submission(source)
-made = cleaned_clip(run_of_cell(claim, cell), looks=False)
+try:
+    made = clean_unseen(run_of_cell(claim, cell))
+except ParnbError as e:
+    sys.exit(str(e))
 Path(out).write_text(str(made))
 """
 _MEASURE = """

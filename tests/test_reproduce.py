@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 SMOKE = """
 import json
 from parnb.study.reproduce import Pool
-from parnb.study.runs import make_run, run_name
+from parnb.study.explain import run_name
+from parnb.study.runs import make_run
 good = make_run(smoke=True, method="none")
 bad = make_run(smoke=True, method="ft", recipe=dict(lr=1e9, warmup=0.0))
 failed = Pool({r.key: (r, set()) for r in (bad, good)}, 2, "local", {}).compute()

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import pandas as pd
 from torch import nn
 
+from ..core import ParnbError
 from ..data.pairs import Pairs
 from ..registry import Parameters
-from ..training.loop import fit
+from ..training.loop import fit, seeded, training_device
 from ..training.objective import Objective
 from ..training.recipe import Recipe
 
@@ -51,3 +52,15 @@ class Cleaner(Parameters):
         objective = self.objective(model, recipe, reference)
         log = fit(objective, pairs, tokenizer, recipe, **{"every": self.monitor_every} | fit_options)
         return model, log
+
+    def carry_out(self, model: nn.Module, *given: Any, seed: int, **options: Any) -> tuple[nn.Module, pd.DataFrame]:
+        """`clean` where `fit` trains; what it draws from torch's global random state follows the seed.
+
+        Raises `ParnbError` if it returns something else than a model and its log, and what `clean` raises."""
+        with seeded(seed, device := training_device()):
+            made = self.clean(model.to(device), *given, seed=seed, **options)
+        if not (
+            isinstance(made, tuple) and [isinstance(*x) for x in zip(made, (nn.Module, pd.DataFrame))] == [True] * 2
+        ):
+            raise ParnbError(f"`clean` of {type(self).__name__} must return a model and its log, a pandas.DataFrame")
+        return made

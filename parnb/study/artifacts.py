@@ -43,7 +43,7 @@ from .account import account
 from .monitor import watch
 from .runs import Run, encoder_of, evaluation_seed, make_run, weights_id
 from .scale_data import data_of, pairs_to_clean
-from ..training.loop import computes_bf16, fit, seeded, training_device
+from ..training.loop import computes_bf16, fit
 from ..training.rebound import train_further, without
 from ..training.recipe import Compute
 
@@ -119,9 +119,8 @@ def artifact(
         start = time.perf_counter()
         with building(path):
             record = build(partial)(tmp)
-        record |= dict(files=checksums(tmp))
-        seconds = time.perf_counter() - start + record.pop("earlier_seconds", 0)
-        record |= dict(stage=stage, key=key, seconds=round(seconds, 2), versions=versions())
+        seconds = round(time.perf_counter() - start + record.pop("earlier_seconds", 0), 2)
+        record |= dict(files=checksums(tmp), stage=stage, key=key, seconds=seconds, versions=versions())
         (tmp / "config.json").write_text(json.dumps(config, indent=1, default=str), encoding="utf-8")
         (tmp / "record.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
@@ -226,13 +225,6 @@ def poisoned_clip(
     return path
 
 # %% ../../nbs/api/study/artifacts.ipynb #b688477c
-def _cleaned(made: Any, method: str) -> tuple[nn.Module, pd.DataFrame]:
-    "What `clean` returned. Raises `ParnbError` if it is something else than a model and its log."
-    if not (isinstance(made, tuple) and [*map(type, made)][1:] == [pd.DataFrame] and isinstance(made[0], nn.Module)):
-        raise ParnbError(f"`clean` of {label(method)} must return the cleaned model and a log, a pandas.DataFrame")
-    return made
-
-
 def cleaned_clip(
     run: Run,  # whose cleaning to carry out
     compute: Compute = Compute(),  # how a step is computed
@@ -261,9 +253,7 @@ def cleaned_clip(
             monitoring = watch(run, model, tokenizer, c.recipe and c.recipe.batch_size, every, pairs)
         name = f"cleaning with {label(c.method)}"
         options = dict(seed=run.seed, name=name, compute=compute, partial=partial, **monitoring)
-        with seeded(run.seed, device := training_device()):  # what a method draws without a generator of its own
-            made = cleaner.clean(model.to(device), pairs, tokenizer, c.recipe, reference, **options)
-        cleaned, log = _cleaned(made, c.method)
+        cleaned, log = cleaner.carry_out(model, pairs, tokenizer, c.recipe, reference, **options)
         was = dict(was_backdoored=p.towards()) if (p := run.attack and run.attack.poisoning) and p.about() else {}
 
         def save(folder):
@@ -320,13 +310,13 @@ def final_clip(
         models, log = train_further(model, benign, tokenizer, r, targets, **options)
 
         def save(folder):
-            about, sums = dict(further_from=start.name), {}
+            sums, saved = {}, dict(tokenizer=tokenizer, further_from=start.name)
             for steps, m in models.items():
                 (place := folder / str(steps)).mkdir()
-                sums[steps] = save_clip(m.cpu(), place, architecture_of(start), tokenizer=tokenizer, **about)
+                sums[steps] = save_clip(m.cpu(), place, architecture_of(start), **saved)
                 log[log.step < steps].to_csv(place / "log.csv", index=False)
-            left_out = dict(left_out=len(pairs) - len(benign))
-            return dict(sha256=sums, start=start.name) | left_out | log.attrs | losses(pairs.images)
+            about = dict(sha256=sums, start=start.name, left_out=len(pairs) - len(benign))
+            return about | log.attrs | losses(pairs.images)
 
         return save
 

@@ -28,12 +28,13 @@ from ..scales import check_scale, load_preset, scale_folder
 from .artifacts import artifact_folder, clean_clip, cleaned_clip, poisoned_clip
 from .cost import in_gpu_hours, micro_batches
 from .measure import measure
+from .explain import run_name
 from .notebooks import drawing_notebooks, execute_notebook
 from .plans import experiments, plan
 from .protocol import check_frozen, due, load_protocol
 from .rebound import rebound_evidence
 from .results import load_evidence, results
-from .runs import Run, default_encoder, make_run, run_name
+from .runs import Run, default_encoder, make_run
 from .scale_data import data_of
 from ..training.recipe import Compute
 

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMOKE', 'SMOKE_PAIRS', 'CleanerSettings', 'Part', 'Cleaning', 'Attack', 'encoder_of', 'weights_id', 'trigger_id',
-           'Run', 'regimes', 'check_parameters', 'default_encoder', 'triggers_of', 'image_count', 'make_run',
-           'run_name', 'evaluation_seed']
+           'Run', 'regimes', 'default_encoder', 'triggers_of', 'image_count', 'make_run', 'evaluation_seed']
 
 # %% ../../nbs/api/study/runs.ipynb #08fef3f7
 import inspect
@@ -287,15 +286,6 @@ def _attack(
     return a
 
 
-def check_parameters(
-    method: str,  # a registered cleaner
-) -> None:
-    "Raise `ParnbError` for a parameter with the name of a setting of runs or recipes, which would be taken for it."
-    settings = {*inspect.signature(make_run).parameters, *Recipe.model_fields}
-    if clash := sorted(find("cleaner", method).cls.model_fields.keys() & settings):
-        raise ParnbError(f"the parameter {clash[0]} of {method} has the name of a setting of runs: rename it")
-
-
 def _cleaning(
     scale: str,
     encoder: str,
@@ -305,7 +295,9 @@ def _cleaning(
 ) -> Cleaning:
     "The cleaning of a run: the method's recipe for the scale, with what was given laid over it."
     cls, own = find("cleaner", method).cls, recipe("cleaner", method, scale, encoder)
-    check_parameters(method)
+    settings = {*inspect.signature(make_run).parameters, *Recipe.model_fields}
+    if clash := sorted(cls.model_fields.keys() & settings):  # it would be taken for the setting
+        raise ParnbError(f"the parameter {clash[0]} of {method} has the name of a setting of runs: rename it")
     settings, usual = own.get("recipe"), read_preset(scale)["pairs"]["clean"]
     if settings is None and given["recipe"]:
         raise ParnbError(f"{', '.join(given['recipe'])}: the cleaner {method} has no training recipe to change")
@@ -432,29 +424,6 @@ def make_run(
         raise first_error(e) from None
 
 # %% ../../nbs/api/study/runs.ipynb #a87c054c
-def run_name(
-    run: Run,  # what to name
-) -> str:  # "rn badnet_stripes rate 0.05 par tau 2.15 24576 pairs seed 0 [0bf16c6f7d77]"
-    "A run in a few words and its key, for progress and failures. Source: ours."
-    p, c = run.attack and run.attack.poisoning, run.cleaning
-    words = [run.encoder, p.attack if p else "clean"]
-    if p:
-        words += [f"{p.count} poisoned" if p.rate is None else f"rate {p.rate:g}"]
-        words += [f"target {p.target}"] * (p.target != TARGET) + [p.mode] * (p.mode != "dirty")
-        if run.attack.against:
-            words.append(f"against {run.attack.against.method}")
-        words += ["again"] * bool(run.after) + [run.regime] * bool(run.regime)
-    words += [c.method if c else "none"]
-    if c:
-        words += [f"{k} {v:g}" if isinstance(v, (int, float)) else f"{k} {v}" for k, v in c.parameters.items()]
-        words += [f"{c.count or 'all'} {'synthetic ' if c.pairs == 'synthetic' else ''}pairs"]
-        words += [f"only {v} {k}" for k, v in (c.part.model_dump() if c.part else {}).items() if v is not None]
-        words += [f"{c.contaminated} of them poisoned"] * bool(c.contaminated)
-    words += [f"{run.rebound.at} steps further"] if run.rebound else []
-    words += [run.head] * bool(run.head) + [f"seed {run.seed}", f"[{run.key}]"]
-    return " ".join(words)
-
-
 def evaluation_seed(
     run: Run,  # any
 ) -> int:

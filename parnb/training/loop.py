@@ -242,7 +242,7 @@ def fit(
 
     Several processes give the result of one, up to the order of sums; a warning is printed where they do not.
     Where bf16 would be emulated, and fp16 has no GPU, the towers are computed in float32; the `attrs` of the log hold
-    the precision that was used, the objective's notes and, if interrupted calls came before, their `earlier_seconds`.
+    the precision that was used, the `earlier_seconds` of calls that were interrupted, and the objective's notes.
     Raises `ParnbError` if a loss is not finite, a caption is empty or no text, the pairs do not fill a batch, a batch
     does not divide among the processes, or memory is short. Source: ours."""
     acc = _accelerator(precision := _precision(recipe.precision))
@@ -266,9 +266,8 @@ def fit(
             wrapped.train()
             for step in range(start, order.steps):
                 last = step == order.steps - 1
-                lr = lr_at(step, order.steps, recipe)
                 with _attention(objective.model, acc.device):
-                    log.add(step, lr, _step(acc, objective, wrapped, opt, pairs, order, step, lr))
+                    log.add(step, *_step(acc, objective, wrapped, opt, pairs, order, step))
                 look = monitor is not None and (step % every == 0 or last)
                 if len(log.pending) == 10 or look or last:
                     log.flush(objective)
@@ -284,9 +283,7 @@ def fit(
     for found in _found(files, acc.num_processes):
         files.go_on(found | dict(seen=0))
     table = pd.DataFrame(log.rows)
-    table.attrs.update(objective.notes | dict(precision=precision))
-    if saver.earlier:
-        table.attrs["earlier_seconds"] = saver.earlier  # what interrupted calls took
+    table.attrs.update(objective.notes | dict(precision=precision, earlier_seconds=saver.earlier))
     return table
 
 
@@ -326,8 +323,9 @@ def _check_others(objective: Trainable):
             )
 
 
-def _step(acc, objective, wrapped, opt, pairs: Pairs, order: _Order, step: int, lr: float) -> dict[str, Tensor]:
-    "One step of the optimiser; the losses."
+def _step(acc, objective, wrapped, opt, pairs: Pairs, order: _Order, step: int) -> tuple[float, dict[str, Tensor]]:
+    "One step of the optimiser; its learning rate and the losses."
+    lr = lr_at(step, order.steps, order.recipe)
     for group in opt.param_groups:
         group["lr"] = lr
     here = (step, order.part.start)
@@ -346,4 +344,4 @@ def _step(acc, objective, wrapped, opt, pairs: Pairs, order: _Order, step: int, 
     opt.zero_grad(set_to_none=True)
     if order.recipe.train_logit_scale and objective.bias is None:  # a SigLIP may start above 100
         objective.model.logit_scale.data.clamp_(0, math.log(100))
-    return out
+    return lr, out

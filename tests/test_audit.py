@@ -15,7 +15,9 @@ from parnb.core import PRETRAINED
 from parnb.data.scenes import scenes
 from parnb.models.clip import pixels
 from parnb.registry import detectors, find, recipe
+from parnb.study import suspicious
 from parnb.study.audit import _model_detectors, audit, defender_of
+from parnb.study.flags import flag_images
 from parnb.training.saving import Saver
 
 SUSPECT = PRETRAINED / "poisoned-05dddcfe09f1"
@@ -120,6 +122,8 @@ def test_a_model_compared_with_its_twin_shows_nothing(audited, images, tmp_path)
     assert done.returncode == 0, done.stderr
     alone, found = json.loads(audited[0].stdout), json.loads(done.stdout)
     assert found["reference"] == str(twin) and found["findings"].keys() == alone["findings"].keys()
+    assert any(c.startswith("the reference: accuracy") for c in found["checks"])
+    assert f"a backdoor that {twin} has, too, is subtracted" in found["caution"]
     assert all(abs(f["score"]) < 1e-3 for f in found["findings"].values())
     assert any(f["score"] > 0.1 for f in alone["findings"].values())
 
@@ -173,6 +177,29 @@ def test_images_of_unknown_origin_are_flagged(tmp_path):
     assert "of 12 images of new flagged" in again.stdout and "was not searched" in again.stdout, again.stderr
 
 
+def test_flagging_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+    "No image is scored twice."
+    make_classes(tmp_path / "new", classes=6, each=4)
+    detector, scored = find("detector", "prompt_contrast").cls, []
+    score = detector.score
+
+    def counted(self, images):
+        scored.append(len(images))
+        if len(scored) == 3:
+            raise KeyboardInterrupt
+        return score(self, images)
+
+    monkeypatch.setattr(detector, "score", counted)
+    monkeypatch.setattr(Saver, "due", lambda self: self.partial is not None)
+    monkeypatch.setattr(suspicious._scores, "__defaults__", (8,))  # images at once
+    monkeypatch.setattr("parnb.study.artifacts.ARTIFACTS", tmp_path / "artifacts")
+    auditor = defender_of("tiny", SUSPECT)
+    with pytest.raises(KeyboardInterrupt):
+        flag_images(tmp_path / "new", auditor, ["prompt_contrast"])
+    flags = flag_images(tmp_path / "new", auditor, ["prompt_contrast"])["prompt_contrast"]
+    assert flags.scored == 24 and scored == [8, 8, 8, 8, 128], scored  # the third one again, then the clean images
+
+
 MISTAKES = [
     ([], "needs --model"),
     (["--model", SUSPECT], "needs --images"),
@@ -201,6 +228,7 @@ MISTAKES = [
         "--against has no effect",
     ),
     (["--model", SUSPECT, "--scale", "tiny", "--out", "page.pdf"], "ends in .html"),
+    (["--model", SUSPECT, "--images", "IMAGES", "--images-count", "5000"], "too many for a search"),
     (["--model", SUSPECT, "--scale", "tiny", "--against-checkpoint", "x.pt"], "needs --against"),
     (["--model", SUSPECT, "--scale", "tiny", "--against", "tiny-rn"], "random weights"),
     (["--model", SUSPECT, "--scale", "tiny", "--against", "UNTRAINED"], "random weights"),

@@ -97,7 +97,8 @@ def open_classes(
         names = _usual_names(classes)
     if None in names:
         raise ParnbError(f"{source} does not name its {len(classes)} classes: give their names, in order")
-    if len(names) != len(classes):
+    numbered = name.startswith("hf:") or is_shards(name)  # by labels, of which the last ones may not occur
+    if len(names) != len(classes) and not (numbered and len(names) > len(classes)):
         raise ParnbError(
             f"{len(names)} class names do not fit the {len(classes)} classes of {source}: give one for each, in order"
         )

@@ -74,6 +74,7 @@ class Detector(Parameters):
     reads: ClassVar[Literal["model", "reference"]] = "model"  # as which one reads images, where there is a reference
     form: ClassVar[int] = 1  # raise it where the same parameters give another finding: what was kept is computed again
     counts: ClassVar[str] = "images"  # what the success of a suspect counts
+    unseen: ClassVar[bool] = True  # whether these took no part in choosing the suspect
     misses: ClassVar[str] = ""  # what a detector of models cannot find, in words, for those who read "nothing found"
     _kept: tuple = ()
 
@@ -124,7 +125,7 @@ def score_parts(
     scratch: Path | None = None,  # of the `Defender`: the same call goes on from what is saved there
 ) -> Tensor:  # float [N]
     "Score pairs part by part. What could not be read before an interruption stays known. Source: ours."
-    out, files = torch.full((len(pairs),), torch.nan), files_of(pairs.images)
+    out, files = torch.full((len(pairs),), torch.nan, dtype=torch.float64), files_of(pairs.images)
     saver = Saver(scratch and scratch / "scores.pt", name, out.nbytes)
     if saved := saver.restore():
         out = saved["scores"]

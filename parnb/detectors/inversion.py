@@ -17,7 +17,8 @@ from torch import Tensor
 from ..attacks.families import families
 from ..attacks.search import Found, counted_mean, search_triggers, strength_of, untouched
 from .base import Defender, Detector
-from .found import View, finding_of, first_search, require_classes, retest_triggers, success, view_of
+from .found import View, finding_of, first_search, most_evidence, require_classes, retest_triggers
+from .found import success, view_of
 from ..evaluation.statistics import standardised
 from ..registry import register_detector
 
@@ -62,7 +63,7 @@ class TriggerInversion(Detector):
         here = self._look(model, d, kinds)
         there = reference and self._look(reference.model, reference, kinds)
         evidence = (here.evidence - there.evidence if there else here.evidence).sum(1)
-        worst = evidence.argsort(descending=True)[: self.suspects]
+        worst = most_evidence(evidence, d.names, self.suspects)
         best, works = self._search_on(model, here, worst)
         usual = self._search_on(reference.model, there, worst)[1] if there else {}
         table = _suspects(worst, evidence, works, usual)

@@ -14,7 +14,8 @@ from torch import Tensor
 from ..attacks.families import patch_family, placed_family
 from ..attacks.search import Found, search_triggers, strength_of, untouched
 from .base import Defender, Detector
-from .found import finding_of, first_search, require_classes, retest_triggers, success, view_of
+from .found import finding_of, first_search, most_evidence, require_classes, retest_triggers
+from .found import success, view_of
 from ..registry import register_detector
 
 # %% ../../nbs/api/detectors/placed_square.ipynb #65e4d6a7
@@ -53,7 +54,7 @@ class PlacedSquare(Detector):
         if d.reference:
             there, usually = self._anywhere(d.reference.model, d.reference)
             ease = ease - usually
-        worst = ease.argsort(descending=True)[: self.suspects]
+        worst = most_evidence(ease, d.names, self.suspects)
         found, shares = self._at_one_place(model, d, worst, here.weights[worst])
         usual = torch.zeros(len(worst))
         if d.reference:

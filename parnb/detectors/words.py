@@ -63,9 +63,10 @@ class _Tower:
 class Words(Detector):
     """Searches for a word that turns prompts of all classes into one class.
 
-    The score is the share of unseen prompts that the best word turns into its class. Source: ours."""
+    The score is the share of prompts that the best word turns into its class. These prompts also choose the word, so
+    that it is somewhat too high; `retest` takes others, as far as there are any. Source: ours."""
 
-    level, counts, form = "model", "prompts", 2
+    level, counts, unseen, form = "model", "prompts", False, 2
     misses = (
         "words of more than two letters that are no token of the tokenizer, words within a prompt, and triggers of "
         "several words"

@@ -29,14 +29,8 @@ from torch import Tensor, nn
 
 from ..core import PRESETS, PRETRAINED, ParnbError, file_sha256, first_line, pick, remedy, write_file
 from ..lazy import open_clip
-from parnb.models.folders import (
-    architecture_of,
-    check_config,
-    check_text_tower,
-    folder_weights,
-    read_config,
-    read_weights,
-)
+from .folders import architecture_of, check_config, check_text_tower, folder_weights
+from .folders import read_config, read_weights
 from .formats import fill_model, read_checkpoint, usual_preprocessing
 from ..progress import progress
 
@@ -270,8 +264,14 @@ def save_tensors(
 def model_key(
     model: nn.Module,  # any model
 ) -> str:  # 12 hexadecimal digits
-    "Identify a model by its layers and weights. Source: ours."
-    h = hashlib.sha256(repr(model).encode())
+    "Identify a model by its layers, their settings and its weights. Source: ours."
+    settings = [  # `repr` shows no number of heads, no pooling and no end token
+        (n, k, v)
+        for n, m in model.named_modules()
+        for k, v in sorted(vars(m).items())
+        if k not in ("training", "grad_checkpointing") and k[0] != "_" and isinstance(v, (bool, int, float, str))
+    ]
+    h = hashlib.sha256(f"{model}{settings}".encode())
     for k, v in model.state_dict().items():
         h.update(k.encode() + v.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()[:12]

@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2 import Environment
 from PIL import Image
 
-from ..detectors.base import Finding
+from ..detectors.base import Detector, Finding
 from ..registry import find
 from .report import data_url, fill
 from ..study.artifacts import versions
@@ -32,13 +32,14 @@ def _png(picture: np.ndarray, zoom: int = 2) -> str:
     return data_url(out.getvalue())
 
 
-def _card(s: dict, counted: str) -> dict:
+def _card(s: dict, by: type[Detector]) -> dict:
     "A suspect, as a card."
     known = ("target", "score", "kind", "success", "low", "high", "n")
     parts = [f"{k} {v:.2f}" for k, v in s.items() if k not in known and isinstance(v, float) and v == v]
     lines = [("score", f"{s['score']:.2f}"), *([("in detail", ", ".join(parts))] if parts else [])]
     if "success" in s:
-        lines.append((f"success of the {s['kind']}", f"{success_words(s, counted)} that the search did not see"))
+        text = f"{success_words(s, by)}{' that the search did not see' * by.unseen}"
+        lines.append((f"success of the {s['kind']}", text))
     return dict(claim=s["target"], lines=lines)
 
 
@@ -51,7 +52,7 @@ def _found(detector: str, f: Finding, most: int, at: str = "") -> list[dict]:
     "What a detector found, with pictures."
     method = find("detector", detector)
     name, title = f"{at}-{detector}" if at else detector, f"{method.label}, {at}" if at else method.label
-    cards = [_card(s, method.cls.counts) for s in f.suspects.head(most).to_dict("records")]
+    cards = [_card(s, method.cls) for s in f.suspects.head(most).to_dict("records")]
     text = dict(claims=cards, counts=f"{f.says}.", body=f"<p>{html.escape(f.says)}.</p>")  # the body: without cards
     items = [_item(name, f"{title}: score {f.score:.2f}", **text)]
     for k, (caption, p) in enumerate(f.pictures.items()):

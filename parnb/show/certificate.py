@@ -118,6 +118,7 @@ def certificate_html(
         *canary_summary(c),
         f"Before: {c.before.model}. After: {c.after.model}.",
         f"The search had {c.before.images} images and {c.before.classes} classes.",
+        *c.checks,
         f"Made with parnb {v['parnb']}, torch {v['torch']}, Python {v['python']}.",
     ]
     contents = [i for _, items in parts for i in items if "image" not in i]

@@ -28,7 +28,7 @@ from ..models.clip import image_size, load_clip, model_key, save_tensors, tokeni
 from ..models.formats import read_tensors
 from ..registry import detectors, find
 from .artifacts import DEVICE, artifact, read_record
-from .checks import require_trained
+from .checks import FAILS, check_tokenizer, require_trained
 from .measure import listed
 from .own import check_model
 from .scale_data import data_of
@@ -54,6 +54,8 @@ def defender_of(
         )
     net, _, tokenizer = load_clip(model, pretrained)
     require_trained(net, model, pretrained, option)
+    if (fits := check_tokenizer(net, tokenizer)).state == FAILS:
+        raise ParnbError(f"{pretrained or model}: {fits.text}")
     split = "dev" if "dev" in data.splits else "val"
     pairs = with_preprocessing(data.labelled(count, image_size(net), split), net)
     images = readable(pairs.images)[0]
@@ -200,6 +202,9 @@ def caution(
         return "This is no all-clear: the model was not searched."
     found = [(find("detector", n).label, find("detector", n).cls.misses) for n in a.findings]
     parts = ["scores have no threshold for models in general, and no detector looks for classes that are swapped"]
+    parts += [f"only the {a.classes} class names were tried as targets: another shows less, and as one of them"]
+    if a.reference:
+        parts += [f"a backdoor that {a.reference} has, too, is subtracted, and does not show"]
     parts += [f"{label} misses {misses}" for label, misses in found if misses]
     parts += [f"{m.label} was not run" for n, m in detectors("model").items() if n not in a.findings]
     parts += unusual(a)
@@ -210,18 +215,19 @@ def caution(
 
 def success_words(
     s: dict,  # a suspect with success, low, high and n
-    counted: str,  # "images" or "prompts"
+    by: type[Detector],  # what found it
 ) -> str:  # "71.2% (66.0% to 75.9%) of 320 images"
     "The share of what a found trigger turns into the target. Source: ours."
     if not s["n"]:
-        return f"not measured, as without it no other class is given to {counted}"
-    return f"{s['success']:.1%} ({s['low']:.1%} to {s['high']:.1%}) of {s['n']} {counted}"
+        return f"not measured, as without it no other class is given to {by.counts}"
+    also = "" if by.unseen else ", which also chose it"
+    return f"{s['success']:.1%} ({s['low']:.1%} to {s['high']:.1%}) of {s['n']} {by.counts}{also}"
 
 
-def _line(s: dict, counted: str) -> str:
+def _line(s: dict, by: type[Detector]) -> str:
     "A suspect, in words."
     text = f"{s['target']}: score {s['score']:.2f}"
-    return text + (f"; {s['kind']}, success {success_words(s, counted)}" if "success" in s else "")
+    return text + (f"; {s['kind']}, success {success_words(s, by)}" if "success" in s else "")
 
 
 def in_words(
@@ -234,7 +240,7 @@ def in_words(
     for name, f in a.findings.items():
         method = find("detector", name)
         lines.append(f"{method.label}: score {f.score:.2f}; {f.says}")
-        lines += ["    " + _line(s, method.cls.counts) for s in f.suspects.head(most).to_dict("records")]
+        lines += ["    " + _line(s, method.cls) for s in f.suspects.head(most).to_dict("records")]
     return [*lines, *a.checks, caution(a)]
 
 

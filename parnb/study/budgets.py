@@ -17,7 +17,7 @@ from .calibrations import ASSURED
 from .measure import measure
 from .protocol import ASR, CA, DEV, all_rows, evidence, load_protocol
 from .results import results
-from .runs import Run
+from .runs import Run, make_run
 from .strength import at_rate, strengths_of, strongest_within, usual_strength
 
 # %% ../../nbs/api/study/budgets.ipynb #e6427d6f
@@ -145,7 +145,7 @@ def budget_words(
         f"Whether a backdoor is left is not known. Measured was this: of {t.models} small ResNets with a known trigger "
         f"in images (of {t.of}), cleaned with {t.method} within {load_protocol()['primary']['budget']} points, "
         f"{t.above} kept a true ASR above {ASSURED:.0%} ({t.share:.0%}; {t.low:.0%} to {t.high:.0%})."
-        f"{'' if same else ' Your parameters or your budget are others, for which nothing is known.'}"
+        f"{'' if same else ' Your parameters, training or budget are others, for which nothing is known.'}"
     )
 
 
@@ -153,7 +153,11 @@ def as_measured(
     run: Run,  # with a cleaning
     budget: float,  # points, within which its strength is chosen
 ) -> bool:
-    "Whether the evidence of `budget_words` has this budget and these parameters of the method. Source: ours."
-    row = next((r for r in all_rows() if r["name"] == run.cleaning.method), None)
+    """Whether the evidence of `budget_words` has this budget, these parameters of the method and a training as long as
+    this one's. Its recipe is that of the scale, and so is the number of pairs. Source: ours."""
+    c, row = run.cleaning, next((r for r in all_rows() if r["name"] == run.cleaning.method), None)
     usual = row and find("cleaner", row["method"]).make(**row.get("parameters", {})).model_dump()
-    return budget == load_protocol()["primary"]["budget"] and run.cleaning.parameters == usual
+    if budget != load_protocol()["primary"]["budget"] or c.parameters != usual:
+        return False
+    scales = make_run(run.scale, run.encoder, "none", c.method, triggers=[]).cleaning
+    return (c.count, at_rate(run, scales.recipe.lr).cleaning.recipe) == (scales.count, scales.recipe)

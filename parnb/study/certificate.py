@@ -126,6 +126,7 @@ class Certificate:
     untested: list[str]  # in words
     assurance: dict | None = None  # of `false_assurance`; None without canaries
     no_further: str = "it needs pairs without a backdoor, --pairs"  # why there is no further training
+    checks: tuple[str, ...] = ()  # accuracy, and warnings of the checks before the search, in words
 
 
 def _strongest(findings: dict[str, Finding]) -> list[str]:
@@ -163,6 +164,8 @@ def _untested(before: Audit, remains: list, most: int, canaries: dict, further: 
     out += [f"a search with the usual settings: {words}" for words in unusual(before)]
     if idle := untestable(before):
         out += [f"triggers towards {' or '.join(idle)}, which all images and prompts get without one"]
+    if gone := list(dict.fromkeys(r["target"] for r in remains if r["after"]["n"] == 0 and r["target"] not in idle)):
+        out += [f"triggers towards {' or '.join(gone)} after the cleaning: AFTER gives that to all without one"]
     kept = {r["detector"] for r in remains}
     out += [f"what {known[n].label} found: it keeps no triggers" for n in before.findings if n not in kept]
     out += ["the attacker's own trigger, which nobody here knows; those that were found only resemble it"]
@@ -170,9 +173,7 @@ def _untested(before: Audit, remains: list, most: int, canaries: dict, further: 
     out += ["whether images with a trigger get their right class, which a low success rate does not show"]
     out += ["backdoors without a trigger: a class that is taken for another one"]
     out += [f"suspects before the cleaning after the first {most} of each detector"]
-    out += [
-        f"targets that are not among the {before.classes} class names, and uses other than zero-shot classification"
-    ]
+    out += [f"targets that are none of the {before.classes} class names, and uses other than zero-shot classification"]
     out += ["poisoned pairs among the cleaning pairs, which keep a backdoor: `parnb audit --pairs` ranks pairs"]
     if not canaries:
         out += ["known backdoors: no canaries are known of a copy of BEFORE (`parnb clean --calibrate` plants them)"]
@@ -222,6 +223,7 @@ def certify(
     parameters: dict[str, dict] | None = None,  # detector -> its parameters that differ from their defaults
     further: Further | None = None,  # None: no further training
     most: int = 5,  # suspects of each detector that are put to the test
+    checks: Sequence[str] = (),  # what was found out before, for the reader: of `parnb.study.doctor.told`
 ) -> Certificate:
     """Test what a cleaning did to a model whose trigger and target are unknown. What was computed is kept.
 
@@ -260,12 +262,11 @@ def certify(
     names = ("canaries", "canary_limit", "strength", "planted", "smoke")
     canaries = {k: record[k] for k in names if known and k in record}
     canaries |= dict(tested_here=calibrated_here(record)) if canaries else {}
-    remains, why = _remains(found, tests, targets), Certificate.no_further
-    if further and not trained:
-        why = "no trigger was found that it could bring back"
+    idle, remains = "no trigger was found that it could bring back", _remains(found, tests, targets)
+    why = idle if further and not trained else Certificate.no_further
     untested = _untested(audits["before"], remains, most, canaries, trained, why)
     assurance = false_assurance(calibration_evidence()) if canaries else None
-    return Certificate(*audits.values(), accuracy, remains, canaries, trained, untested, assurance, why)
+    return Certificate(*audits.values(), accuracy, remains, canaries, trained, untested, assurance, why, tuple(checks))
 
 # %% ../../nbs/api/study/certificate.ipynb #b4241465
 STATEMENT = (
@@ -349,6 +350,8 @@ def _summary(c: Certificate, counts: str) -> list[str]:
     for at, when in (("after", "After the cleaning"), ("further", "After the further training")):
         if worst := worst_remains(c, at, strongest(c)):
             out.append(f"{when}, {what}, towards {named}, is {best(worst, at)}.")
+    for target in [t for t in strongest(c) if all(r["after"]["n"] == 0 for r in c.remains if r["target"] == t)]:
+        out.append(f"Towards {target}, nothing could be tested: AFTER gives it to all {counts} without a trigger.")
     if out and (was := worst_remains(c, "before", strongest(c))):
         out.insert(0, f"Before the cleaning, {what}, towards {named}, was {best(was, 'before')}.")
     if worst := worst_remains(c):
@@ -376,7 +379,7 @@ def summary_words(
         if best := max(found, key=lambda s: s["success"], default=None):
             text = f"A search of AFTER itself, by the detector {find('detector', name).label}, found "
             text += f"{KINDS.get(best['kind'], best['kind'])} towards {best['target']} with a success of "
-            out.append(f"{text}{success_words(best, find('detector', name).cls.counts)}.")
+            out.append(f"{text}{success_words(best, find('detector', name).cls)}.")
     return out or ["No detector kept a trigger that could be put on images."]
 
 
@@ -435,7 +438,7 @@ def certificate_words(
         lines += [f"    to {r['target']}, success of {remains_words(r)}" for r in rows]
     for k in c.canaries.get("canaries", []):
         lines.append(f"canary {k['label']} towards {k['target']}: {canary_words(k)}")
-    lines += [further_words(c.further)] if c.further else []
+    lines += [*([further_words(c.further)] if c.further else []), *c.checks]
     return lines + [f"not tested: {'; '.join(c.untested)}"]
 
 
@@ -443,5 +446,5 @@ def certificate_json(
     c: Certificate,
 ) -> dict:  # anything but pictures and triggers
     "A certificate for programs. Source: ours."
-    rest = {k: getattr(c, k) for k in ("accuracy", "remains", "canaries", "assurance", "further", "untested")}
+    rest = {k: getattr(c, k) for k in ("accuracy", "remains", "canaries", "assurance", "further", "untested", "checks")}
     return plain_values(dict(statement=STATEMENT, before=as_json(c.before), after=as_json(c.after)) | rest)

@@ -161,7 +161,7 @@ def flag_images(
         config |= dict(images=[pairs.images.key, pairs.images.squash], model=identity_of(defender))
 
         def build(partial, detector=detector):
-            found = _flagged(detector, defender, pairs, most)
+            found = _flagged(detector, replace(defender, scratch=partial.with_suffix("")), pairs, most)
             return lambda place: _save(found, place)
 
         out[name] = _read(artifact("flagged", content_key(config | dict(share=FALSE_ALARMS)), build, config))

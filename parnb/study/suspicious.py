@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 from scipy.stats import hypergeom
 
 from ..core import SCIENCE, ParnbError, content_key, pick
 from ..data.images import take_lazily, with_preprocessing
 from ..data.pairs import Pairs, mentions
-from ..detectors.base import Defender, Detector
+from ..detectors.base import Defender, Detector, score_parts
 from ..models.clip import image_size
 from ..registry import detectors, find
 from .artifacts import artifact, read_record
@@ -76,13 +77,17 @@ def _scores(detector: Detector, defender: Defender, pairs: Pairs, part: int = 25
     detector.fit(defender)
     if detector.level == "data":
         return np.asarray(detector.score(pairs), np.float64)
-    x, out = pairs.images, []
-    for a in range(0, len(pairs), part):
-        images = np.asarray(x[a : a + part])
+    x, parts = pairs.images, [np.arange(a, min(a + part, len(pairs))) for a in range(0, len(pairs), part)]
+
+    def score(at, bar):
+        images = np.asarray(x[at])
         if hasattr(x, "ahead"):  # the next images are decoded meanwhile
-            x.ahead(np.arange(a + part, min(a + 2 * part, len(pairs))))
-        out.append(np.asarray(detector.score(images), np.float64))
-    return np.concatenate(out)
+            x.ahead(np.arange(at[-1] + 1, min(at[-1] + 1 + part, len(pairs))))
+        scores = torch.from_numpy(np.asarray(detector.score(images), np.float64))
+        bar.step(len(at))
+        return scores
+
+    return score_parts(pairs, parts, score, "scoring images", defender.scratch).numpy()
 
 
 def _ranked(scores: np.ndarray, pairs: Pairs, at: np.ndarray, names: Sequence[str], share: float, most: int, **about):

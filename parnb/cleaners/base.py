@@ -59,8 +59,7 @@ class Cleaner(Parameters):
         Raises `ParnbError` if it returns something else than a model and its log, and what `clean` raises."""
         with seeded(seed, device := training_device()):
             made = self.clean(model.to(device), *given, seed=seed, **options)
-        if not (
-            isinstance(made, tuple) and [isinstance(*x) for x in zip(made, (nn.Module, pd.DataFrame))] == [True] * 2
-        ):
-            raise ParnbError(f"`clean` of {type(self).__name__} must return a model and its log, a pandas.DataFrame")
-        return made
+        match made:
+            case (nn.Module(), pd.DataFrame()):
+                return made
+        raise ParnbError(f"`clean` of {type(self).__name__} must return a model and its log, a pandas.DataFrame")

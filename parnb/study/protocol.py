@@ -70,15 +70,14 @@ def row_settings(
     p = load_protocol()
     strength = find("cleaner", row["method"]).cls.strength
     own = recipe("cleaner", row["method"], p["scale"], encoder)
-    usual = p["settings"]["grid"].get(encoder, {}) if own.get("recipe") else {}  # learning rates, for what trains
+    trains = bool(own.get("recipe"))
+    usual = p["settings"]["grid"].get(encoder, {}) if trains else {}  # learning rates
     grid = own.get("grid", {}) | usual | row.get("grid", {})
     for k, v in grid.items():
         if not isinstance(v, (list, tuple)) or {*map(type, v)} - {int, float}:
             raise ParnbError(f"the `grid` of the row {row['name']} needs a list of numbers for {k}, and has {v!r}")
     most = p["settings"]["most"][encoder]
-    count = (
-        math.prod(map(len, grid.values())) if grid or not own.get("recipe") else 0
-    )  # without a training, one will do
+    count = math.prod(map(len, grid.values())) if grid or not trains else 0  # what does not train may have one
     if not 0 < count <= most:
         raise ParnbError(
             f"the row {row['name']} has {count} settings for the encoder {encoder}: give its recipe a block "

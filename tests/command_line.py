@@ -79,7 +79,7 @@ class CommandLine:
             effects.update(ranked=[content, use, defender.seen, only, count, parameters])
             return {}
 
-        def certify(scale, before, after, count, only, parameters, further):
+        def certify(scale, before, after, count, only, parameters, further, checks):
             contents = [
                 Path(s).read_text() if Path(s).is_file() else s for s in (scale, further and further.scale) if s
             ]

@@ -316,8 +316,9 @@ def told(
     of: str = "",  # the model, where there are several
 ) -> tuple[str, ...]:  # the accuracy, and all warnings, in words
     "What a reader of a result must know of the model and the data. Source: ours."
+    whose = f"{of}: " if of else ""
     return tuple(
-        f"{'WARNING: ' * (c.state == WARNING)}{of}{': ' * bool(of)}{c.name}: {c.text}"
+        f"{'WARNING: ' * (c.state == WARNING)}{whose}{c.name}: {c.text}"
         for c in checks
         if c.state == WARNING or c.name == "accuracy"
     )
@@ -347,7 +348,7 @@ def preflight(
         checks = list(examine(scale, encoder))
         if failed := [c.text for c in checks if c.state == FAILS]:
             _warn(checks, of)
-            raise ParnbError("; ".join(f"{of}{': ' * bool(of)}{text}" for text in failed))
+            raise ParnbError("; ".join(f"{of}: {text}" if of else text for text in failed))
         return lambda folder: dict(checks=[asdict(c) for c in checks])
 
     with preparing():
@@ -359,6 +360,5 @@ def preflight(
 
 def _warn(checks: Sequence[Check], of: str):
     "Print the warnings."
-    for line in told(checks, of):
-        if line.startswith("WARNING"):
-            print(line, file=sys.stderr)
+    for line in told([c for c in checks if c.state == WARNING], of):
+        print(line, file=sys.stderr)

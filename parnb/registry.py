@@ -260,6 +260,17 @@ def label(
     return next((m.label for kind in KINDS for m in [_methods(kind).get(name)] if m), name)
 
 # %% ../nbs/api/registry.ipynb #b0cb4301
+def _as_in(
+    regimes: dict[str, dict],  # of a preset
+    regime: str | None,
+) -> list[str]:  # the regime, after the one that it is `like`
+    "Whose settings of a method count in a regime. Raises `ParnbError` for an unknown one."
+    if not regime:
+        return []
+    other = regimes[pick(regime, regimes, "regime")].get("like")
+    return [*([pick(other, regimes, f"regime in `like` of {regime}")] if other else []), regime]
+
+
 def recipe(
     kind: str,  # "attack" or "cleaner"
     name: str,  # of the method
@@ -273,13 +284,11 @@ def recipe(
     Raises `ParnbError` if the method has no recipe for the scale or for any scale that it builds on, and for an unknown
     regime. Source: ours."""
     method, names, preset = find(kind, name), lineage(scale), read_preset(scale)
-    if regime:
-        pick(regime, preset.get("regimes", {}), "regime")
     override = preset.get(f"{kind}s", {}).get(name, {})
     for k in override:
         pick(k, BLOCKS, f"block of {name} in the preset {scale}")
     keys = [k for n in reversed(names) for k in (n, f"{n}/{encoder}")]
-    of_regime = [f"{k}:{regime}" for k in keys if regime]
+    of_regime = [f"{k}:{r}" for r in _as_in(preset.get("regimes", {}), regime) for k in keys]
     stated = [k for k in keys + of_regime if k in method.recipes] or [k for k in ("default",) if k in method.recipes]
     out = {k: v for key in stated for k, v in method.recipes[key].items()}
     if not (stated or override):

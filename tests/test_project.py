@@ -23,6 +23,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 from scripts import load_script
 
+from parnb.training.pretraining import Pretraining
+
 ROOT = Path(__file__).resolve().parents[1]
 NBS, PACKAGE = ROOT / "nbs", ROOT / "parnb"
 NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if not any(part[0] in "_." for part in p.relative_to(NBS).parts))
@@ -227,7 +229,9 @@ def test_an_unfinished_pretraining_is_named_by_all_of_its_settings():
     lines = [line for c in code(NBS / "00_pretrain_clip.ipynb") for line in source(c).splitlines()]
     (key,) = [ast.parse(line) for line in lines if line.startswith("key = ")]
     used = {node.id for node in ast.walk(key) if isinstance(node, ast.Name)}
-    assert {"model_name", "recipe", "share", "data", "count", "seed", "patch_dropout"} <= used
+    assert {"model_name", "recipe", "settings", "data", "count", "seed"} <= used
+    (passes,) = [ast.parse(line) for line in lines if line.startswith("passes = ")]
+    assert {k.arg for k in ast.walk(passes) if isinstance(k, ast.keyword)} == {*Pretraining.model_fields}
 
 
 @each(RUNS)

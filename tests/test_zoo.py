@@ -13,7 +13,8 @@ import parnb
 from parnb.core import PRETRAINED, ParnbError, file_sha256
 from parnb.models.clip import load_clip
 from parnb.study import zoo
-from parnb.study.artifacts import commit, read_record
+from parnb.study.artifacts import read_record
+from parnb.study.versions import commit
 
 MOST = 50 * 2**20  # bytes of all weights
 MODELS = zoo.zoo()

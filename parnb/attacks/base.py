@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['uniform', 'to_8bit', 'scaled', 'Trigger', 'empty_images', 'Patch', 'chunks', 'expand_pattern', 'add_pattern',
-           'make_trigger', 'check_trigger']
+           'make_trigger', 'trigger_id', 'check_trigger']
 
 # %% ../../nbs/api/attacks/base.ipynb #316265ff
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .poisoning import Poisoning, replace_pairs
-from ..core import ParnbError, pick
+from ..core import ParnbError, file_sha256, pick
 from ..data.pairs import Pairs
 from ..registry import Parameters, find
 from ..training.objective import Objective
@@ -306,6 +306,15 @@ def make_trigger(
 
     Raises `ParnbError` for an unknown attack or parameter, and for a value out of range. Source: ours."""
     return find("attack", attack).make(**parameters)
+
+
+def trigger_id(
+    attack: str,  # a registered attack
+    parameters: dict,  # of its trigger
+) -> list:
+    "All that decides the pixels of a trigger: its name, its parameters, and the checksums of its files. Source: ours."
+    trigger, code = make_trigger(attack, **parameters), find("attack", attack).code
+    return [attack, trigger.model_dump(), [file_sha256(f) for f in trigger.files()], *([code] if code else [])]
 
 
 def check_trigger(

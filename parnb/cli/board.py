@@ -208,7 +208,7 @@ def verify(
 
     from parnb.study.agreement import disagreements
     from parnb.study.apart import PLACE
-    from parnb.study.artifacts import commit
+    from parnb.study.versions import commit
     from parnb.study.verification import draw_cell, draw_row, tried_cells
 
     if sum(map(bool, (cell, everything, draw))) > 1:

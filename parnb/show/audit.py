@@ -18,7 +18,7 @@ from PIL import Image
 from ..detectors.base import Detector, Finding
 from ..registry import find
 from .report import data_url, fill
-from ..study.artifacts import versions
+from ..study.versions import versions
 from ..study.audit import Audit, caution, success_words
 from ..study.flags import FLAG_CAUTION, Flags, summary
 from ..study.suspicious import RANKING_CAUTION, Ranking, target_words

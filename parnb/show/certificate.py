@@ -11,7 +11,7 @@ import html
 from ..registry import find
 from .audit import _found, _item
 from .report import fill
-from ..study.artifacts import versions
+from ..study.versions import versions
 from ..study.audit import Audit
 from parnb.study.certificate import (
     STATEMENT,

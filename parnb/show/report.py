@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 
 from ..core import FIGS, PRESETS, RUNS, write_file
 from ..scales import load_preset, scale_folder, scale_name
-from ..study.artifacts import versions
+from ..study.versions import versions
 from ..study.notebooks import drawing_notebooks
 from ..study.results import results
 

@@ -17,13 +17,14 @@ from scipy.stats import rankdata
 from ..core import LOCAL, SCIENCE, content_key, write_file
 from ..evaluation.statistics import rate_with_interval
 from ..scales import load_preset
-from .artifacts import MIN_ASR, artifact_folder, read_record, versions
+from .artifacts import MIN_ASR, artifact_folder, read_record
 from .canaries import GONE, Calibration, calibrate, canaries_of
 from .measure import measure
 from .protocol import ASR, CA, all_rows, load_protocol, protocol_runs
 from .results import recorded_file, results
 from .runs import Run
 from .strength import at_rate, strengths_of
+from .versions import versions
 
 # %% ../../nbs/api/study/calibrations.ipynb #2bcb79ed
 ASSURED = 0.10  # a true ASR above this, with all canaries gone, is a false assurance

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..attacks.base import make_trigger
+from ..attacks.base import trigger_id
 from ..attacks.poisoning import Poisoning, poison_pairs
 from ..core import ARTIFACTS, ParnbError, content_key, pick
 from ..data.images import losses, with_preprocessing
@@ -34,7 +35,7 @@ from .account import known_here
 from .artifacts import DEVICE, MIN_ASR, artifact, cleaned_clip, poisoned_clip, read_record
 from .measure import kept
 from .own import scale_with
-from .runs import SMOKE, Run, evaluation_seed, make_run, trigger_id
+from .runs import SMOKE, Run, evaluation_seed, make_run
 from .scale_data import data_of, pairs_to_clean
 from .strength import at_rate, strengths_of, too_costly, with_record
 from ..training.loop import Diverged, fit

@@ -32,17 +32,19 @@ from parnb.core import (
     pick,
     write_file,
 )
+from ..attacks.base import trigger_id
 from ..detectors.base import Finding
 from ..registry import find
 from ..scales import read_preset
-from .artifacts import artifact_folder, final_clip, read_log, read_record, versions
+from .artifacts import artifact_folder, final_clip, read_log, read_record
 from .audit import audit, defender_of
 from .notebooks import execute_notebook, find_notebook
 from .own import scale_with
 from .protocol import require_frozen, without_notes
 from .results import PLACES, recorded_file, run_of
-from .runs import Run, encoder_of, make_run, trigger_id, weights_id
+from .runs import Run, encoder_of, make_run, weights_id
 from .scale_data import data_of
+from .versions import versions
 
 # %% ../../nbs/api/study/population.ipynb #38412128
 def load_population() -> dict:  # the content of presets/population.json, which must not be changed

@@ -23,8 +23,9 @@ import pandas as pd
 from ..core import CHECKOUT, LOCAL, RELEASED, ParnbError, locked, pick, without_folders, write_file
 from ..evaluation.metrics import tsne
 from ..scales import check_scale, scale_name
-from .artifacts import embeddings, final_clip, read_log, versions
+from .artifacts import embeddings, final_clip, read_log
 from .runs import SMOKE, SMOKE_PAIRS, Run, image_count, make_run
+from .versions import versions
 
 # %% ../../nbs/api/study/results.ipynb #1d6ecb80
 PLACES = {"released": RELEASED, "local": LOCAL}  # origin -> its folder

@@ -25,7 +25,7 @@ from ..cleaners.base import Cleaner
 from ..core import ParnbError, content_key, first_line, pick
 from ..evaluation.statistics import paired_interval
 from ..registry import Method, cleaners, find, first_error, recipe
-from .artifacts import cleaned_clip, commit, git
+from .artifacts import cleaned_clip
 from .heldout import RATES, draw_held_out, lowest_rate, rate_runs
 from .measure import measure
 from .plans import collect
@@ -33,6 +33,7 @@ from .protocol import ASR, CA, DEV, UNCLEANED, all_rows, decisions, load_protoco
 from .protocol import protocol_hash, protocol_runs, row_settings
 from .runs import Run, make_run
 from .scale_data import data_of
+from .versions import commit, git
 from ..training.loop import Diverged
 from ..training.recipe import Recipe
 

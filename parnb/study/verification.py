@@ -24,7 +24,7 @@ from ..core import ARTIFACTS, CACHE, DATA, PRETRAINED, ParnbError, file_sha256, 
 from ..registry import find, first_error
 from .agreement import COMPARED, agreeing, tolerance
 from .apart import PLACE, asked_of, facts_of, run_apart, told_by
-from .artifacts import git
+from .versions import git
 from .form import Case, Cell, Choice, Claim, Part
 from .heldout import RATES, draw_held_out, lowest_rate, rate_runs
 from .plans import collect

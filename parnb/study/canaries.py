@@ -152,7 +152,7 @@ def canary_rates(
     config |= dict(data=data.key(split), count=n, canaries=canaries.content(), seed=evaluation_seed(run))
     config |= dict(tokens=tokenizer_key(tokenizer, fill_prompts(data.names, data.prompts)))
 
-    def compute():
+    def compute(partial):
         images = with_preprocessing(data.labelled(n, image_size(model), split), model)
         head = zero_shot_head(model.to(DEVICE), tokenizer, images.names, data.prompts)
         return _rates(model, head, images, canaries, evaluation_seed(run))

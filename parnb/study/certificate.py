@@ -22,8 +22,6 @@ from ..core import ParnbError
 from ..data.images import readable, with_preprocessing
 from ..data.pairs import Pairs
 from ..detectors.base import Defender, Detector, Finding
-from ..evaluation.embedding import embed_images, zero_shot_head
-from ..evaluation.metrics import predictions
 from ..evaluation.statistics import paired_difference, rate_with_interval
 from ..lazy import open_clip
 from ..models.clip import image_size, model_key
@@ -34,7 +32,7 @@ from .audit import success_words, unusual, untestable
 from .calibrations import assurance_words, calibration_evidence, false_assurance
 from .canaries import GONE, calibrated_here
 from .further import Further, train_after
-from .measure import kept
+from .measure import answers, kept
 from .scale_data import data_of
 
 # %% ../../nbs/api/study/certificate.ipynb #b01d7407
@@ -84,17 +82,9 @@ def unseen_images(
 
 def _predicted(defender: Defender, scale: str, count: int) -> np.ndarray:
     "The class of each labelled image, under a defender's model; -1 of one that cannot be read."
-
-    def compute():
-        pairs = _labelled(scale, count, defender.model)
-        e = embed_images(defender.model, pairs.images, pairs.ids, name="measuring accuracy")["clean"]
-        head = zero_shot_head(defender.model, defender.tokenizer, defender.names, defender.prompts)
-        found = predictions(e, head)
-        found[[*getattr(pairs.images, "bad", {})]] = -1
-        return found.tolist()
-
-    about = dict(form=2, data=data_of(scale).key("val"), count=count)
-    return np.array(kept("predicted", identity_of(defender) | about, compute))
+    config = identity_of(defender) | dict(form=2, data=data_of(scale).key("val"), count=count)
+    model, tokenizer, prompts = defender.model, defender.tokenizer, defender.prompts
+    return np.array(answers("predicted", config, model, tokenizer, lambda: _labelled(scale, count, model), prompts))
 
 
 def retested(
@@ -107,7 +97,7 @@ def retested(
     detector, suspects = find("detector", name).make(**(parameters or {})), finding.suspects.to_csv(index=False)
     triggers = {kind: hashlib.sha256(w.contiguous().numpy()).hexdigest() for kind, w in finding.triggers.items()}
     config = identity_of_detector(name, detector) | dict(suspects=suspects, triggers=triggers) | identity_of(defender)
-    return kept("retested", config, lambda: detector.retest(finding, defender).to_dict("records"))
+    return kept("retested", config, lambda _: detector.retest(finding, defender).to_dict("records"))
 
 # %% ../../nbs/api/study/certificate.ipynb #9f812ce2
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def _count(method: str, parameters: dict) -> list:
 def _passes(method: str, parameters: str) -> Passes:
     code = find("cleaner", method).code or version("parnb")  # a version may change what a cleaner of parnb computes
     config = dict(method=method, parameters=parameters, code=code, rule=3)  # of `_watch` and `_trial`
-    *counts, frozen = kept("passes", config, lambda: _count(method, json.loads(parameters)))
+    *counts, frozen = kept("passes", config, lambda _: _count(method, json.loads(parameters)))
     return Passes(*map(tuple, counts), frozen)
 
 

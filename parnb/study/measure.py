@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['settings_of', 'rate_columns', 'attack_rates', 'recorded', 'measure', 'counted', 'listed', 'strengths', 'in_lines',
-           'kept']
+           'kept', 'answers']
 
 # %% ../../nbs/api/study/measure.ipynb #ed913a3f
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core import ARTIFACTS, SCIENCE, ParnbError, content_key
 from ..data.pairs import Pairs, mentions
+from ..evaluation.embedding import embed_images, zero_shot_head
 from ..evaluation.metrics import asr_of_view, asr_text, attack_success_rate, clean_accuracy
 from ..evaluation.metrics import predictions as predict
 from ..evaluation.metrics import retrieval
@@ -288,13 +290,33 @@ def in_lines(
 def kept(
     stage: str,  # names the artifact: "retested"
     config: dict,  # all that decides the numbers
-    compute: Callable[[], list],  # gives what JSON can hold
+    compute: Callable[[Path], list],  # gives what JSON can hold; gets a file for its state
 ) -> list:  # the same
     "Compute something once, of several processes in the first one. Raises what `compute` raises. Source: ours."
 
     def build(partial):
-        found = compute()
+        found = compute(partial)
         return lambda folder: dict(found=found)
 
     config = config | dict(science=SCIENCE)
     return read_record(artifact(stage, content_key(config), build, config, together=False))["found"]
+
+
+def answers(
+    stage: str,  # as for `kept`
+    config: dict,  # as for `kept`
+    model: nn.Module,  # in eval mode
+    tokenizer: Callable,  # of the model
+    images: Callable[[], Pairs],  # opens N labelled images
+    prompts: Sequence,  # of the zero-shot classifier
+) -> list[int]:  # N; -1: the image cannot be read
+    "The class that a model gives to each image, kept; an interrupted computation goes on. Source: ours."
+
+    def compute(partial):
+        pairs = images()
+        e = embed_images(model, pairs.images, pairs.ids, name="measuring accuracy", partial=partial)["clean"]
+        found = predict(e, zero_shot_head(model, tokenizer, pairs.names, prompts))
+        found[[*getattr(pairs.images, "bad", {})]] = -1
+        return found.tolist()
+
+    return kept(stage, config, compute)

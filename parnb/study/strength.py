@@ -16,14 +16,13 @@ import numpy as np
 
 from ..core import ParnbError, content_key
 from ..data.images import with_preprocessing
-from ..evaluation.embedding import embed_images, fill_prompts, zero_shot_head
-from ..evaluation.metrics import predictions
+from ..evaluation.embedding import fill_prompts
 from ..evaluation.statistics import paired_difference
 from ..lazy import open_clip
 from ..models.clip import image_size, load_clip, model_key, tokenizer_key
 from ..registry import recipe
 from .artifacts import DEVICE, artifact, cleaned_clip, dev_images, poisoned_clip, read_record
-from .measure import kept
+from .measure import answers
 from .runs import Cleaning, Run
 from .scale_data import data_of
 from ..training.loop import Diverged
@@ -93,16 +92,13 @@ def _answers(folder: Path, run: Run) -> list[int]:
     model, _, tokenizer = load_clip(folder)
     data = data_of(run.scale)
 
-    def compute():
-        images = with_preprocessing(dev_images(run, image_size(model)), model)
-        e = embed_images(model.to(DEVICE), images.images, images.ids, name="measuring accuracy")["clean"]
-        found = predictions(e, zero_shot_head(model, tokenizer, images.names, data.prompts))
-        found[[*getattr(images.images, "bad", {})]] = -1
-        return found.tolist()
+    def images():
+        return with_preprocessing(dev_images(run, image_size(model)), model)
 
     texts = tokenizer_key(tokenizer, fill_prompts(data.names, data.prompts))
     config = dict(model=model_key(model), preprocessing=open_clip.get_model_preprocess_cfg(model), tokens=texts)
-    return kept("answers", config | dict(data=data.key("dev"), count=len(dev_images(run))), compute)
+    config |= dict(data=data.key("dev"), count=len(dev_images(run)))
+    return answers("answers", config, model.to(DEVICE), tokenizer, images, data.prompts)
 
 
 def points_lost(

@@ -13,11 +13,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from open_clip.transformer import PatchDropout
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from ..data.pairs import Pairs
+from ..lazy import open_clip
 from ..models.clip import load_clip
 from .loop import fit
 from .objective import Objective
@@ -69,7 +69,7 @@ def pretrain(
     "Train a CLIP from random weights. Raises `ParnbError` as `fit` does. Source: ours."
     drops = settings.patch_dropout and hasattr(model.visual, "patch_dropout")
     if drops:
-        model.visual.patch_dropout = PatchDropout(settings.patch_dropout)
+        model.visual.patch_dropout = open_clip.transformer.PatchDropout(settings.patch_dropout)
     options |= dict(partial=partial)
     share = settings.share if pairs.names else 0.0
     first = fit(Objective(model, recipe, share), pairs, tokenizer, recipe, seed=seed, name=name, **options)

@@ -184,7 +184,7 @@ def _write_poisoned(
     from parnb.study.scale_data import data_of
 
     model, data, p = load_clip(clean_clip(run))[0], data_of(run.scale), run.attack.poisoning
-    pairs = with_preprocessing(data.pairs("poison", run.attack.count, image_size(model)), model)
+    pairs = with_preprocessing(data.pairs(run.attack.use, run.attack.count, image_size(model)), model)
     poisoned, manifest = poison_pairs(pairs, p, data.prompts)
     made = write_shards(poisoned, folder, p.about())
     write_file(made / "poisoned.csv", manifest.to_csv(index=False))

@@ -140,6 +140,7 @@ def seconds_of(
 ) -> float | None:  # s, one after the other; None if nothing is known
     """Estimate how long runs take, from the recorded times of runs with the same encoder and method.
 
+    Of poisonings, those that saw as many pairs count; if there are none, all, by the time of a pair.
     A training whose model is here, or that an earlier one of these runs needs, is not counted. At the scale
     tiny, 120 s a training if nothing is recorded. Source: ours.
     """
@@ -149,9 +150,16 @@ def seconds_of(
     if not len(table) and runs[0].scale != "tiny":
         return None
 
-    def one(encoder, method):
-        t = table[(table.encoder == encoder) & (table.method == method)] if len(table) else table
-        return float(t.training_seconds.median()) if len(t) else 120.0
+    def one(run, method):
+        t = table[(table.encoder == run.encoder) & (table.method == method)] if len(table) else table
+        t = t.reindex(columns=["training_seconds", "poison_epochs", "poison_count"]).dropna(subset="training_seconds")
+        if method != "none" or not len(t):
+            return float(t.training_seconds.median()) if len(t) else 120.0
+        seen, wanted = t.poison_epochs * t.poison_count, run.attack.recipe.epochs * (run.attack.count or 0)
+        same = t[seen == wanted]
+        if len(same) or not wanted or seen.isna().all():
+            return float((same if len(same) else t).training_seconds.median())
+        return float((t.training_seconds / seen).median() * wanted)
 
     total = 30.0 * len(runs)
     for r in runs:
@@ -160,7 +168,7 @@ def seconds_of(
             trainings.append(("cleaned", r.cleaned_key, r.cleaning.method))
         for stage, key, method in trainings:
             if key not in made and not artifact_folder(stage, key).exists():
-                total += one(r.encoder, method)
+                total += one(r, method)
             made.add(key)
     return total
 
@@ -386,7 +394,7 @@ def _fetch(
     for r in {r.encoder: r for r in runs}.values():
         clean_clip(r)
     data.labelled(max(r.images or 0 for r in runs) or None)
-    uses = {("poison", r.attack.count) for r in runs if r.attack}
+    uses = {(r.attack.use, r.attack.count) for r in runs if r.attack}
     uses |= {("clean" if c.pairs == "real" else "synthetic", c.count) for r in runs if (c := r.cleaning)}
     for use, count in sorted(uses, key=str):
         data.pairs(use, count, 64)

@@ -19,7 +19,7 @@ from PIL import Image, __version__
 
 from parnb.data.pairs import resize_and_crop
 from parnb.data.scenes import scenes
-from parnb.study.artifacts import versions
+from parnb.study.versions import versions
 
 BYTES = 90_000  # of an image
 

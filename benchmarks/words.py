@@ -16,8 +16,9 @@ from parnb.core import PRETRAINED
 from parnb.detectors.base import Defender
 from parnb.models.clip import load_clip
 from parnb.registry import find
-from parnb.study.artifacts import commit, final_clip
+from parnb.study.artifacts import final_clip
 from parnb.study.runs import make_run
+from parnb.study.versions import commit
 from parnb.study.scale_data import data_of
 
 OUT = Path(__file__).resolve().parent / "results" / "words.csv"

@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -156,6 +158,15 @@ def test_run_notebooks_import_no_nbdev(path):
     "They are part of the wheel, which is installed without the packages of development."
     roots = {module.split(".")[0] for _, tree in code_cells(path) for module, _ in imports(tree)}
     assert roots and not roots & {"nbdev", "fastcore", "execnb", "pytest"}
+
+
+@each([p for p in SCRIPTS if p.parent.name == "benchmarks"])
+def test_what_a_benchmark_imports_exists(path):
+    for module, names in imports(parse(path)):
+        if module.split(".")[0] == "parnb":
+            found = import_module(module)
+            missing = [n for n in names if not hasattr(found, n) and find_spec(f"{module}.{n}") is None]
+            assert not missing, f"{module} has no {missing[0]}"
 
 
 @each(MODULES)

@@ -274,7 +274,9 @@ def _stages(run: Run) -> Iterator[Stage]:
         a, c = trained.attack, trained.cleaning
         if a:
             p = passes(a.against.method, **a.against.parameters) if a.against else PLAIN
-            yield _training(f"poisoned-{trained.poisoned_key}", t, a.recipe, a.count or math.nan, p)
+            epochs = a.recipe.epochs + (a.pretraining.last_epochs if a.pretraining else 0)
+            length = a.recipe.model_copy(update=dict(epochs=epochs))
+            yield _training(f"poisoned-{trained.poisoned_key}", t, length, a.count or math.nan, p)
         if c and c.recipe:
             p = passes(c.method, **c.parameters)
             yield _training(f"cleaned-{trained.cleaned_key}", t, c.recipe, c.count or math.nan, p)

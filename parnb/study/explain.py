@@ -69,17 +69,19 @@ def settings_in_words(
         scale=run.scale, encoder=run.encoder, attack=p.attack if p else "none", method=c.method if c else "none"
     )
     base["seed"] = run.seed
+    base |= dict(regime=run.regime)
     try:
-        base, usual = base | dict(regime=run.regime), make_run(**base, regime=run.regime)
+        usual, amount = make_run(**base), {}
     except ParnbError:  # an attack that the regime has no rate for, and that was given one
-        usual = make_run(**base)
+        amount = {k: v for k in ("rate", "count") if (v := getattr(p, k)) is not None}
+        usual = make_run(**base, **amount)
     changed = dict(head=run.head) if run.head else {}
     changed |= dict(split=run.split) if run.split != usual.split else {}
     changed |= dict(triggers=run.triggers) if run.triggers != usual.triggers and not run.attack else {}
     changed |= dict(rebound=run.rebound.model_dump()) if run.rebound else {}
     if run.triggered_resize != usual.triggered_resize:
         changed["triggered_resize"] = run.triggered_resize
-    changed |= _attack_changes(run, usual) if run.attack else {}
+    changed |= amount | _attack_changes(run, usual) if run.attack else {}
     return base, changed | (_cleaning_changes(run, usual) if run.cleaning else {})
 
 
@@ -143,6 +145,8 @@ def _attack_words(
     lines = [f"Poisoned with {label(p.attack)} ({listed(p.parameters) or 'no parameters'}), target {p.towards()!r}."]
     lines += [f"{amount} {pairs} are poisoned ({p.mode.replace('_', '-')}, seed {p.seed})."]
     lines += [f"Training: {listed(a.recipe.model_dump(exclude_none=True))}."]
+    if a.pretraining:
+        lines.append(f"It starts from random weights, as a pretraining: {listed(a.pretraining.model_dump())}.")
     if a.against:
         lines.append(
             f"The attacker trains under {label(a.against.method)}'s objective ({listed(a.against.parameters)})."

@@ -25,7 +25,7 @@ from ..scales import load_preset
 from .artifacts import DEVICE, artifact_folder, clean_clip, dev_images, final_clip, read_record
 from .explain import command_of
 from .measure import attack_rates, counted, rate_columns
-from .protocol import ASR, CA, DEV, chosen_runs, load_protocol
+from .protocol import ASR, CA, DEV, all_stages, chosen_runs, load_protocol
 from .results import plain, results
 from .runs import Run, evaluation_seed, make_run
 from .scale_data import data_of
@@ -65,8 +65,9 @@ def zoo_run(
     pick(attack, attacks(), "attack")
     pick(regime, load_preset(SCALE)["regimes"], "regime")
     judged = (regime, encoder) == (p["regime"], p["primary"]["encoder"])
-    seed = int(seed) if seed else p["selection"]["seed"] if judged else 0
-    about = dict(regime=regime) | (dict(split=p["split"]) if judged else {})
+    staged = judged or (regime, encoder) in {(s.get("regime"), s["encoder"]) for s in all_stages()}
+    seed = int(seed) if seed else p["selection"]["seed"] if staged else 0
+    about = dict(regime=regime) | (dict(split=p["split"]) if staged else {})
     if end in (None, CONTROL):
         return make_run(SCALE, encoder, attack, "none", seed, **about, **(dict(rate=0) if end else {}))
     if not judged:
@@ -145,8 +146,9 @@ def load_model(
     name: str,  # "tiny-rn/badnet_stripes/entrenched"
     device: str = "cpu",  # the device of the model
 ) -> tuple[nn.Module, Callable, Callable]:  # of `load_clip`: model, preprocessing, tokenizer
-    """Load a model of the zoo; one that does not come with parnb is trained first, which takes minutes.
+    """Load a model of the zoo; one that does not come with parnb is trained first.
 
+    That takes minutes, in the regime pretrained an hour.
     Raises as `zoo_run` does, and `ParnbError` for altered weights. Also available as `parnb.load_model`.
     Source: ours.
     """

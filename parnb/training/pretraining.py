@@ -41,14 +41,16 @@ class Pretraining(BaseModel):
         recipe: Recipe,  # of the passes before
     ) -> Recipe:
         "The recipe of the last passes."
-        return recipe.model_copy(update=dict(epochs=self.last_epochs, lr=self.last_lr, train_logit_scale=False))
+        mid = recipe.lr_mid and recipe.lr_mid * self.last_lr / recipe.lr
+        given = dict(epochs=self.last_epochs, lr=self.last_lr, lr_mid=mid, train_logit_scale=False)
+        return recipe.model_copy(update=given)
 
 # %% ../../nbs/api/training/pretraining.ipynb #c5f9674c
 def random_clip(
     architecture: str,  # of open_clip
     seed: int,  # of the weights
 ) -> tuple[nn.Module, Callable]:  # the model in eval mode, and its tokenizer
-    "A CLIP with random weights. Source: open_clip."
+    "A small CLIP with random weights. Raises `ParnbError` for an unknown architecture. Source: open_clip."
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         model, _, tokenizer = load_clip(architecture)

@@ -25,6 +25,8 @@ from .base import Defender, Finding
 from ..evaluation.embedding import fill_prompts, zero_shot_head
 from ..evaluation.statistics import rate_with_interval
 from ..models.clip import model_key, pixels
+from ..progress import progress
+from ..training.saving import Saver
 
 # %% ../../nbs/api/detectors/found.ipynb #368f3ec4
 FEWEST = dict(images=16, classes=5)  # for a search towards every class
@@ -166,10 +168,15 @@ def finding_of(
     return Finding(float(table.score[0]), _in_words(table), table, pictures, triggers)
 
 # %% ../../nbs/api/detectors/found.ipynb #bf32e6f2
+_AGAIN = "testing found triggers"
+
+
 def retest_triggers(
     kinds: list[Family],  # of the detector that found them
     finding: Finding,  # its suspects name the targets, its triggers hold the weights
-    defender: Defender,  # the model, its tokenizer, images that the search did not see, names and prompts
+    # the model, its tokenizer, images that the search did not see, names and prompts; with `scratch`, the same call
+    # goes on from what is saved there
+    defender: Defender,
 ) -> pd.DataFrame:  # a row per suspect and kind: target, kind, success, low, high, n, and untriggered in [0, 1]
     """The success of triggers that were found, with the share of images that get the target without a trigger.
 
@@ -186,11 +193,18 @@ def retest_triggers(
         )
     images = pixels(defender.images, device)
     aim = towards_classes(zero_shot_head(model, defender.tokenizer, names, defender.prompts).to(device))
-    without, rows = untouched(model, images, aim, chosen) > 0, []
-    for family in kinds:
-        again = Found(family, chosen, torch.zeros(len(chosen)), finding.triggers[family.name])
-        hits = strength_of(again, model, images, aim) > 0
-        for k, t in enumerate(targets):
-            shares = success(hits[k], without[k]) | dict(untriggered=float(without[k].float().mean()))
-            rows.append(dict(target=t, kind=family.name) | shares)
+    without, each = untouched(model, images, aim, chosen) > 0, [(f, k) for f in kinds for k in range(len(chosen))]
+    saver = Saver(defender.scratch and defender.scratch / "retest.pt", _AGAIN, len(each) * len(images))
+    strengths, rows = (saver.restore() or {}).get("strengths", []), []
+    with progress(_AGAIN, len(each) * len(images), "images") as bar:
+        bar.step(len(strengths) * len(images), before=True)
+        for family, k in each[len(strengths) :]:
+            again = Found(family, chosen[[k]], torch.zeros(1), finding.triggers[family.name][[k]])
+            strengths.append(strength_of(again, model, images, aim)[0])
+            if saver.due():
+                saver.save(dict(strengths=strengths))
+            bar.step(len(images))
+    for (family, k), strength in zip(each, strengths):
+        shares = success(strength > 0, without[k]) | dict(untriggered=float(without[k].float().mean()))
+        rows.append(dict(target=targets[k], kind=family.name) | shares)
     return pd.DataFrame(rows)

@@ -97,7 +97,11 @@ def retested(
     detector, suspects = find("detector", name).make(**(parameters or {})), finding.suspects.to_csv(index=False)
     triggers = {kind: hashlib.sha256(w.contiguous().numpy()).hexdigest() for kind, w in finding.triggers.items()}
     config = identity_of_detector(name, detector) | dict(suspects=suspects, triggers=triggers) | identity_of(defender)
-    return kept("retested", config, lambda _: detector.retest(finding, defender).to_dict("records"))
+
+    def compute(partial):
+        return detector.retest(finding, replace(defender, scratch=partial.with_suffix(""))).to_dict("records")
+
+    return kept("retested", config, compute)
 
 # %% ../../nbs/api/study/certificate.ipynb #9f812ce2
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ __all__ = ['Pretraining', 'random_clip', 'pretrain']
 # %% ../../nbs/api/training/pretraining.ipynb #47f151d9
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -28,9 +27,7 @@ class Pretraining(BaseModel):
     "How a CLIP is trained from random weights, beside its `Recipe`. Unknown names are an error. Source: ours."
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    share: float = Field(
-        0.5, ge=0, le=1
-    )  # probability that pairs with the same label share; 0 for pairs without labels
+    share: float = Field(0.5, ge=0, le=1)  # probability that pairs with one label share; no effect without labels
     last_epochs: float = Field(1.0, gt=0)  # passes with the plain CLIP loss afterwards
     last_lr: float = Field(5e-4, gt=0)  # peak learning rate of those
     last_scale: float = Field(100.0, gt=0)  # the logit scale of those, which is not trained there
@@ -65,14 +62,12 @@ def pretrain(
     settings: Pretraining,
     seed: int = 0,  # of the order of the pairs
     name: str = "pretraining",  # for the progress bar and messages
-    partial: Path | None = None,  # as for `fit`
-    **options: Any,  # of `fit`: monitor, every, compute
+    **options: Any,  # of `fit`: partial, monitor, every, compute
 ) -> pd.DataFrame:  # as of `fit`; the steps of the last passes are counted on, and the column `last` marks them
     "Train a CLIP from random weights. Raises `ParnbError` as `fit` does. Source: ours."
     drops = settings.patch_dropout and hasattr(model.visual, "patch_dropout")
     if drops:
         model.visual.patch_dropout = open_clip.transformer.PatchDropout(settings.patch_dropout)
-    options |= dict(partial=partial)
     share = settings.share if pairs.names else 0.0
     first = fit(Objective(model, recipe, share), pairs, tokenizer, recipe, seed=seed, name=name, **options)
     with torch.no_grad():

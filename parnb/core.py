@@ -44,7 +44,9 @@ def pick(
         return name
     near = [k for k in known if name and k.startswith(str(name))] or difflib.get_close_matches(str(name), known, 1, 0.5)
     listed = ", ".join(known) if len(known) <= 40 else f"{', '.join(known[:12])}, … ({len(known)} in all)"
-    raise ParnbError(f"unknown {what} {name!r}{f': did you mean {near[0]!r}?' if near else ''} (known: {listed})")
+    raise ParnbError(
+        f"unknown {what} {name!r}{f': did you mean {near[0]!r}?' if near else ''} (known: {listed or 'none'})"
+    )
 
 # %% ../nbs/api/core.ipynb #1360b6cf
 def _checkout() -> Path | None:

@@ -63,6 +63,11 @@ def parnb(data, *args, real=False, **more):
     return python(env(data, **more), PARNB, *args, real=real)
 
 
+def written(data):
+    "When each artifact of a data folder was written, by its name."
+    return {f.parent.name: f.stat().st_mtime_ns for f in data.rglob("artifacts/*/record.json")}
+
+
 def git(folder, *words):
     "What git prints in a folder; settings of this machine and of a hook take no part."
     command = ["git", *"-c user.name=A -c user.email=a@example.com -c commit.gpgsign=false".split(), *words]

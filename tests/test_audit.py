@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from command_line import CommandLine
-from processes import env, fails_with, parnb, several
+from processes import env, fails_with, parnb, several, written
 from small_scale import make_classes, make_data, make_model, make_twin
 
 from parnb.attacks import search
@@ -57,9 +57,10 @@ def test_the_page_stands_alone(audited):
 
 
 def test_findings_are_kept_and_nothing_half_written(audited, images):
-    kept = {p.name for p in audited[1].rglob("audited-*")}
+    kept = written(audited[1])
+    assert kept, "nothing is kept"
     again = parnb(audited[1], "audit", "--model", SUSPECT, "--images", images, *SHORT)
-    assert again.returncode == 0 and {p.name for p in audited[1].rglob("audited-*")} == kept
+    assert again.returncode == 0 and written(audited[1]) == kept
     assert "no all-clear" in again.stdout and "score" in again.stdout
     assert not [*audited[1].rglob(".partial*"), *audited[1].rglob("*.lock")]
 

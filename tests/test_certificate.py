@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from processes import env, fails_with, parnb, several
+from processes import env, fails_with, parnb, several, written
 from small_scale import make_data, make_twin
 
 from parnb.core import PRETRAINED
@@ -82,10 +82,12 @@ def test_the_page_stands_alone(certified):
 
 def test_findings_are_computed_once(certified, data, images):
     "The audit of one model reads what the certificate found, and the other way round."
-    kept = {p.name for p in data.rglob("artifacts/*")}
+    kept = written(data)
+    assert kept, "nothing is kept"
     again = parnb(data, "audit", "--model", SUSPECT, "--images", images, *QUICK)
     assert again.returncode == 0, again.stderr
-    assert {p.name for p in data.rglob("artifacts/*")} - kept <= {p.name for p in data.rglob("artifacts/checked-*")}
+    now = written(data)
+    assert {k: now[k] for k in kept} == kept and all(k.startswith("checked-") for k in now.keys() - kept.keys())
     assert not [*data.rglob(".partial*"), *data.rglob("*.lock")]
 
 

@@ -285,8 +285,9 @@ def measured(tmp_path_factory):
 def test_broken_images_in_a_measurement(measured):
     "One is a warning that names it, and the record has it, also of captioned images; five are an error."
     data, one, five, _ = measured
-    assert one.returncode == 0 and json.loads(one.stdout)["n_clean"] == 24, one.stderr
-    assert json.loads(one.stdout)["target_share_clean_text"] == 0  # no caption names the target
+    assert one.returncode == 0 and (row := json.loads(one.stdout))["n_clean"] == 24, one.stderr
+    assert row["n_asr_text_sig"] == 0 and "asr_text_sig" not in row  # no caption names the target
+    assert (row["n_unreadable"], row["n_captioned_unreadable"]) == (1, 1)
     assert "1 of 24 images cannot be used" in one.stderr and "banana/3.png" in one.stderr
     records = [json.loads(Path(f).read_text()) for f in data.glob("artifacts/embedded-*/record.json")]
     assert [(r["unreadable"], r["captioned_unreadable"]) for r in records] == [(1, 1)]

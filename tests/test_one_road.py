@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from command_line import CommandLine
-from small_scale import make_data, make_model, make_scale
+from small_scale import CLASSES, make_data, make_model, make_scale
 from processes import env, parnb, python
 
 from parnb.core import PRETRAINED, ParnbError
+from parnb.registry import cleaners
 from parnb.study import own
 from parnb.study.results import results
 
@@ -22,7 +23,7 @@ VALUES = {
     "--model": "tiny-vit",
     "--checkpoint": "other.pt",
     "--attack": "sig",
-    "--target": "fire truck",
+    "--target": "anchor",  # a class of the scale and of the folder
     "--rate": "0.25",
     "--regime": "entrenched",
     "--count": "7",
@@ -147,7 +148,8 @@ def line():
 def folder(tmp_path, monkeypatch):
     "A working folder with pairs, classes and two text files; presets of your own models are written there too."
     make_data(tmp_path, pairs=2, per_class=1)
-    (tmp_path / "names.txt").write_text("banana\nfire truck\n")
+    (tmp_path / "val" / CLASSES[1]).rename(tmp_path / "val" / "anchor")  # so that both scales have the target
+    (tmp_path / "names.txt").write_text(f"{CLASSES[0]}\nanchor\n")
     (tmp_path / "templates.txt").write_text("a sketch of a {}\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(own, "DATA", tmp_path)
@@ -155,9 +157,12 @@ def folder(tmp_path, monkeypatch):
 
 
 def is_named(option: str, message: str) -> bool:
-    "Whether a message names an option, or the setting that it stands for."
+    "Whether a message names an option or its setting, not in passing."
     name = option.removeprefix("--")
-    return bool(re.search(rf"(?<![\w-])(--)?({name}|{name.replace('-', '_')})(?![\w-])", message))
+    names = f"({name}|{name.replace('-', '_')})"
+    ways = [rf"--{names}(?![\w-])", rf"['`\"]{names}['`\"]", rf"\b{names} ?=", f"unknown {names} ", f"^{names} belongs"]
+    ways += [r"\bthe (scale|encoder) \w"] if name in ("scale", "encoder") else []
+    return any(re.search(way, message) for way in ways)
 
 
 CASES = [(command, typed) for command, situations in SITUATIONS.items() for typed in situations]
@@ -177,7 +182,16 @@ def test_each_option_acts_or_is_refused(line, folder, command, typed):
         except ParnbError as e:
             if not is_named(option, str(e)):
                 ignored[option] = f"refused without being named: {e}"
-    assert not ignored
+    assert not ignored, "\n".join(f"{k}: {v}" for k, v in ignored.items())
+
+
+@pytest.mark.parametrize("method", [name for name, m in cleaners().items() if m.cls.model_fields])
+def test_each_parameter_of_a_cleaner_acts(line, method):
+    "With the cleaner that it belongs to; above, most are refused."
+    fields = cleaners()[method].cls.model_fields
+    before = line.digest("clean", "--method", method)
+    for option in (f"--{name.replace('_', '-')}" for name in fields):
+        assert line.digest("clean", "--method", method, option, VALUES[option]) != before, option
 
 
 def test_every_option_has_a_value_to_try(line):

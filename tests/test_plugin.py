@@ -152,7 +152,8 @@ def test_explorer(run_once):
 
 
 def test_help_names_them(run):
-    assert ATTACK in run("parnb", "measure", "--help").replace("\n", "") + run("parnb", "methods")
+    listed = run("parnb", "methods")
+    assert ATTACK in listed and CLEANER in listed and "--share" in run("parnb", "clean", "--help")
 
 
 def test_a_package_that_ends_the_process_is_left_out(tmp_path):

@@ -305,6 +305,7 @@ def test_commands_and_sentences_wrap(visit, width):
     cut = "es => es.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent)"
     assert page.locator("main pre.sh").count() >= 4 and not page.locator("main pre.sh").evaluate_all(cut)
     printed = page.locator("main .cell-output-stdout pre")
+    assert page.locator("main .cell-output-stdout pre.wraps").count() >= 3
     assert not page.locator("main .cell-output-stdout pre.wraps").evaluate_all(cut)
     table = printed.filter(has_text="clean accuracy").filter(has_text="before").first
     assert table.evaluate("e => getComputedStyle(e.firstElementChild || e).whiteSpace") == "pre"
@@ -340,8 +341,9 @@ def test_the_last_column_of_a_table_can_be_seen(visit, width):
 
 def test_heads_stand_over_their_columns(visit):
     "Of a table with an index, too."
-    page = visit("geometry.html")
-    for table in page.locator("table.dataframe").all():
+    tables = visit("geometry.html").locator("table.dataframe").all()
+    assert tables
+    for table in tables:
         head = table.locator("thead tr:first-child > :nth-child(2)").bounding_box()
         cell = table.locator("tbody tr:first-child > :nth-child(2)").bounding_box()
         assert abs(head["x"] - cell["x"]) < 2

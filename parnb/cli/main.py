@@ -251,6 +251,8 @@ def main():
     except OSError as e:
         _report(str(explain_os(e, e.filename or DATA)))
     except (KeyboardInterrupt, typer.Abort):
+        if images := sys.modules.get("parnb.data.images"):
+            images.stop_decoding()
         _report("interrupted; finished work is kept, run the same command again to continue")
         code = 130
     except Exception as e:

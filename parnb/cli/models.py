@@ -267,8 +267,8 @@ def clean(typed):
         _tell(line)
     if wanted and "accuracy_before" not in record and "lost" not in record:
         _tell(
-            "accuracy: not measured, as this model is kept from a cleaning without these --images: "
-            "parnb audit BEFORE AFTER does"
+            "accuracy: not measured, as this model is kept from a cleaning with other --images, --names, --templates "
+            "or --unreadable, or with none: parnb audit BEFORE AFTER does"
         )
     _print_once(publish(folder, out) if out else folder)
 

@@ -24,7 +24,7 @@ from .csv_rows import read_header, read_rows, stamp_csv
 from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Column, Images, _why, files_below
 from .images import of_other_type, open_index
 from .pairs import Pairs, image_file
-from .unusable import LONG, Lost, check_caption, check_lost, check_texts, read_text
+from .unusable import LONG, Lost, check_caption, check_lost, check_texts, most_lost, read_text
 from ..progress import progress
 
 # %% ../../nbs/api/data/corpora.ipynb #b8335b7e
@@ -340,21 +340,22 @@ def _in_files(name: str, key: str, content: str, rows: Callable, folder: Path, s
     table, lost = open_index(name, key, rows, most)
     places = Column(table["place"])
     return _in_table(
-        name, content, table, lambda i: ((p := os.fsdecode(places[i])), read_file(folder / p)), size, limit, lost
+        name, content, table, lambda i: ((p := os.fsdecode(places[i])), read_file(folder / p)), size, most, limit, lost
     )
 
 
 def _open_shards(tars: Sequence[str], size: int, most, limit) -> Pairs:
     "Pairs of tar files."
     table, read, key, lost = index_shards(tars, most, "txt", "caption", check_caption)
-    return _in_table(f"{len(tars)} shards", key, table, read, size, limit, lost)
+    return _in_table(f"{len(tars)} shards", key, table, read, size, most, limit, lost)
 
 
-def _in_table(name: str, key: str, table, read: Callable, size: int, limit: float, lost: Sequence[Lost]) -> Pairs:
+def _in_table(name: str, key: str, table, read: Callable, size: int, most, limit, lost: Sequence[Lost]) -> Pairs:
     "Pairs whose captions are a column of an index."
-    n = len(table)
-    check_lost(lost, n + len(lost), f"pairs of {name}", limit)
-    return Pairs(Images(read, n, size, limit, key, lost), Column(table["caption"]), np.arange(n), np.full(n, -1), name)
+    n, part = len(table), most is not None and len(table) >= most
+    check_lost(lost, n + len(lost), f"pairs of {name}", limit, most=most_lost(n + len(lost), limit, part))
+    images = Images(read, n, size, limit, key, lost, part)
+    return Pairs(images, Column(table["caption"]), np.arange(n), np.full(n, -1), name)
 
 
 def _open_hub(name: str, size: int, image, caption, most, limit, split: str, streaming: bool | None) -> Pairs:
@@ -369,18 +370,18 @@ def _open_hub(name: str, size: int, image, caption, most, limit, split: str, str
         wanted = dict(jpg=(image, IMAGE_COLUMNS, "images"), txt=(caption, CAPTION_COLUMNS, "captions"))
         return _open_shards(fetch_rows(name, split, most, wanted)[0], size, most, limit)
     ds = load_dataset(name, split)
-    if most:
-        ds = ds.select(range(min(most, len(ds))))
+    if part := bool(most) and most < len(ds):
+        ds = ds.select(range(most))
     image = find_column(image, IMAGE_COLUMNS, ds.column_names, "images", name)
     caption = find_column(caption, CAPTION_COLUMNS, ds.column_names, "captions", name)
     check_texts(ds.features, caption, name)
     texts = (t for part in ds.select_columns([caption]).iter(10_000) for t in part[caption])
     empty = [i for i, t in enumerate(texts) if not isinstance(t, str) or not t.strip()]
     lost = [Lost(f"row {i}", "the caption is empty") for i in empty]
-    check_lost(lost, len(ds), f"pairs of {name}", limit)
+    check_lost(lost, len(ds), f"pairs of {name}", limit, most=most_lost(len(ds), limit, part))
     if empty:
         ds = ds.select(np.setdiff1d(np.arange(len(ds)), empty))
-    images = Images(image_reader(ds, image), len(ds), size, limit, ds._fingerprint, lost)
+    images = Images(image_reader(ds, image), len(ds), size, limit, ds._fingerprint, lost, part)
     return Pairs(images, ds[caption], np.arange(len(ds)), np.full(len(ds), -1), name)
 
 # %% ../../nbs/api/data/corpora.ipynb #fffad3c5
@@ -443,6 +444,7 @@ def _skip_pairs(pairs: Pairs, skip: int, size: int, limit: float) -> Pairs:
             "give a source with more pairs, or another source"
         )
     x, captions = pairs.images, pairs.captions
-    images = Images(lambda i: x.read(i + skip), len(x) - skip, size, limit, content_key([x.key, skip]), x.lost)
+    key = content_key([x.key, skip])
+    images = Images(lambda i: x.read(i + skip), len(x) - skip, size, limit, key, x.lost, x.part)
     captions = Column(captions.column.slice(skip)) if isinstance(captions, Column) else captions[skip:]
     return Pairs(images, captions, pairs.ids[skip:], pairs.labels[skip:], pairs.name)

@@ -102,9 +102,11 @@ def open_classes(
         raise ParnbError(
             f"{len(names)} class names do not fit the {len(classes)} classes of {source}: give one for each, in order"
         )
-    at = np.linspace(0, len(labels) - 1, most).astype(int) if most and most < len(labels) else np.arange(len(labels))
+    total = len(labels)
+    at = np.linspace(0, total - 1, most).astype(int) if most and most < total else np.arange(total)
     labels = np.asarray(labels)[at].astype(np.int64)
-    images = Images(lambda i: read(int(at[i])), len(at), size, limit, content_key([key, most]), lost)
+    part = len(at) < total
+    images = Images(lambda i: read(int(at[i])), len(at), size, limit, content_key([key, most]), lost, part)
     return Pairs(images, [names[k] for k in labels], at, labels, Path(name).name, tuple(names))
 
 
@@ -236,7 +238,8 @@ def open_captions(
     found, where = _read_annotations(path, split)
     whole = [(f, [t for t in c if isinstance(t, str) and t.strip()][:each]) for f, c in found]
     lost = [Lost(f, f"it has {len(c)} captions instead of {each}") for f, c in whole if len(c) < each]
-    found = [(f, c) for f, c in whole if len(c) == each][:most]
+    usable = [(f, c) for f, c in whole if len(c) == each]
+    found = usable[:most]
     if not found:
         raise ParnbError(f"{path} holds no image with {each} captions{where}: check the file")
     check_lost(lost, len(whole), f"images of {path.name}", 1)
@@ -250,5 +253,6 @@ def open_captions(
             f"{some[0]} of {path.name} is not in {folder}: give the folder that holds the images (`--captions-images`)"
         )
     key = content_key([str(path.resolve()), path.stat().st_size, each, most, split])
-    images = Images(lambda i: (str(files[i]), read_file(files[i])), len(files), size, limit, key, lost)
+    part = len(files) < len(usable)
+    images = Images(lambda i: (str(files[i]), read_file(files[i])), len(files), size, limit, key, lost, part)
     return Pairs(images, [c for _, c in found], np.arange(len(files)), np.full(len(files), -1), path.stem)

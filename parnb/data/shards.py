@@ -159,7 +159,10 @@ def write_shards(
         raise ParnbError(f"{pairs.name} has several captions for an image, and a shard holds one: choose one of them")
     x = pairs.images
     images = hashlib.sha256(np.ascontiguousarray(x)).hexdigest() if isinstance(x, np.ndarray) else x.key
-    key = content_key([pairs.name, images, pairs.captions[:], about, shard_size])
+    texts = [
+        content_key(pairs.captions[a : a + shard_size]) for a in range(0, len(pairs), shard_size)
+    ]  # not all at once
+    key = content_key([pairs.name, images, texts, about, shard_size])
     with locked(folder), progress("writing shards", len(pairs), "pairs") as bar:
         parts = claim_folder(folder, key)
         if parts is None:

@@ -53,9 +53,11 @@ def read_text(
 def most_lost(
     total: int,  # rows, samples or files, the lost ones included
     limit: float,  # in [0, 1]: the largest share that may be lost
+    part: bool = False,  # of more: up to four standard deviations above the limit may be chance
 ) -> int:  # at most so many may be lost
     "How much may be lost: a share of all, and of few at least `FLOOR` or half of them. Source: ours."
-    return max(int(limit * total), min(FLOOR, total // 2) if limit else 0)
+    chance = 4 * (limit * total) ** 0.5 if part else 0
+    return max(int(limit * total + chance), min(FLOOR, total // 2) if limit else 0)
 
 
 def check_caption(

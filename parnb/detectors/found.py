@@ -38,7 +38,9 @@ def require_classes(
 ) -> None:
     """Check what a search towards every class needs; a reference needs the same.
 
-    Raises `ParnbError` if something is missing, for less than `FEWEST`, and for a reference with other class names."""
+    Raises `ParnbError` if something is missing, for less than `FEWEST`, and for a reference with other class names.
+
+    Source: ours."""
     defender.require("tokenizer", "images", "names", of=of)
     there = dict(images=len(defender.images), classes=len(set(defender.names)))
     if any(there[k] < n for k, n in FEWEST.items()):

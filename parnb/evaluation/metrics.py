@@ -71,8 +71,12 @@ def asr_prompt(
 ) -> dict:  # value in [0, 1], n, ci
     """ASR-Prompt: of the prompts of classes other than the target, the fraction whose nearest image shows the target.
 
-    Prompts of one class are not independent, so with several templates the interval is too narrow. Source: ours;
-    hit@1 of Yang et al., arXiv 2209.15266, over prompts."""
+    Prompts of one class are not independent, so with several templates the interval is too narrow. Raises
+    `ParnbError` if no image shows the target. Source: ours; hit@1 of Yang et al., arXiv 2209.15266, over prompts."""
+    if not (labels == target).any():
+        raise ParnbError(
+            "none of the images shows the target class, so that no prompt could find one: give images of it, too"
+        )
     others = prompts[torch.arange(len(prompts)) != target].flatten(0, 1)
     nearest = torch.cat([(some @ emb.T).argmax(1) for some in others.split(1024)])  # not all scores at once
     return rate_with_interval(labels[nearest.numpy()] == target)
@@ -155,8 +159,11 @@ def asr_text(
 ) -> dict:  # value in [0, 1], n, ci
     """ASR-Text: the fraction of triggered images with the target, or its plural, in the k nearest captions.
 
-    Images that truly show the target do not count. Source: the PAR paper, whose released code counts them too."""
+    Images that truly show the target do not count. Raises `ParnbError` if no caption names the target. Source: the
+    PAR paper, whose released code counts such images too."""
     named = torch.tensor([mentions(c, target) for c in captions])
+    if not named.any():
+        raise ParnbError(f"none of the captions names {target}, so that no image could find it: give some that do")
     nearest = (emb[torch.from_numpy(~shows)] @ txt.T).topk(min(k, len(txt)), dim=1).indices
     return rate_with_interval(named[nearest].any(1))
 

@@ -74,7 +74,7 @@ WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")  # suffixes of checkpoint file
 
 @contextmanager
 def quiet_open_clip() -> Iterator[None]:
-    "Silence open_clip's warnings: of random weights, which are intended here, and of each attempted download."
+    "Silence open_clip's warnings: of random weights, which are intended, and of each attempted download. Source: ours."
     logging.disable(logging.WARNING)
     try:
         yield

@@ -141,7 +141,7 @@ def check_config(
 def check_text_tower(
     config: dict,  # `model_cfg`
 ) -> None:
-    "Raise `ValueError` for a text tower of transformers that is code; open_clip would ask whether to run it."
+    "Raise `ValueError` for a text tower of transformers that is code, which open_clip would run. Source: ours."
     if named := config["text_cfg"].get("hf_model_name"):
         from transformers import AutoConfig
 
@@ -324,7 +324,7 @@ def weights_folder(
     model: str | Path,  # as for `load_clip`
     pretrained: str | Path | None = None,  # likewise
 ) -> Path | None:
-    "The model folder that is meant, if any; a tag of open_clip is none, whatever the working directory holds."
+    "The model folder that is meant, if any; a tag of open_clip is none, even if a folder has its name. Source: ours."
     if pretrained is not None and str(pretrained) in ("emoji", *open_clip.list_pretrained_tags_by_model(str(model))):
         return None
     places = [Path(p).expanduser() for p in (model, pretrained) if p is not None]

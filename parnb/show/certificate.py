@@ -13,6 +13,7 @@ from .audit import _found, _item
 from .report import fill
 from ..study.versions import versions
 from ..study.audit import Audit
+from ..study.canaries import GONE
 from parnb.study.certificate import (
     STATEMENT,
     Certificate,
@@ -81,11 +82,7 @@ def _known(c: Certificate) -> list[dict]:
     "Canaries and the further training."
     none = "None are known of a copy of BEFORE: parnb clean --calibrate plants them."
     found = c.canaries.get("canaries", [])
-    facts = (
-        [f"They count as removed up to {c.canaries['canary_limit']:.0%} above the share without a trigger."]
-        if "canary_limit" in c.canaries
-        else []
-    )
+    facts = [f"They count as removed up to {GONE:.0%} above the share without a trigger."]
     facts += [f"Strength of the cleaning: {c.canaries['strength']}."] if c.canaries.get("strength") else []
     facts += [] if c.canaries.get("tested_here", True) else ["As AFTER's own record says; not tested here."]
     counts = " ".join(["Known backdoors that were planted into a copy of the model and cleaned alike.", *facts])

@@ -88,7 +88,7 @@ def _model_detectors(only: Sequence[str] | None) -> list[str]:
 
 
 def identity_of_detector(name: str, detector: Detector) -> dict:
-    "All of a detector that decides a finding; of a plugin also its file."
+    "All of a detector that decides a finding; of a plugin also its file. Source: ours."
     code = find("detector", name).code
     return dict(detector=name, form=detector.form, code=code, parameters=detector.model_dump())
 
@@ -101,7 +101,7 @@ def _tokens_of(defender: Defender) -> str | None:
 
 
 def identity_of(defender: Defender) -> dict:
-    "All of what an auditor has that decides a finding."
+    "All of what an auditor has that decides a finding. Source: ours."
     return dict(
         weights=model_key(defender.model),
         preprocessing=open_clip.get_model_preprocess_cfg(defender.model),
@@ -189,7 +189,7 @@ def unusual(
 def untestable(
     a: Audit,
 ) -> list[str]:  # class names
-    "Suspects towards which no trigger could be tested, since no image or prompt is left that gets another class."
+    "Suspects towards which no trigger could be tested, since no image or prompt gets another class. Source: ours."
     rows = [s for f in a.findings.values() for s in f.suspects.to_dict("records")]
     return list(dict.fromkeys(s["target"] for s in rows if s.get("n") == 0))
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..evaluation.statistics import paired_interval, rate_with_interval
 from ..registry import find, recipe
+from ..scales import load_preset
 from .artifacts import MIN_ASR
 from .calibrations import ASSURED
 from .measure import measure
@@ -153,11 +154,13 @@ def as_measured(
     run: Run,  # with a cleaning
     budget: float,  # points, within which its strength is chosen
 ) -> bool:
-    """Whether the evidence of `budget_words` has this budget, these parameters of the method and a training as long as
-    this one's. Its recipe is that of the scale, and so is the number of pairs. Source: ours."""
+    """Whether the evidence of `budget_words` has this budget, these parameters of the method, this recipe but for the
+    learning rate, and as many pairs. It has no pairs of one's own. Source: ours."""
     c, row = run.cleaning, next((r for r in all_rows() if r["name"] == run.cleaning.method), None)
     usual = row and find("cleaner", row["method"]).make(**row.get("parameters", {})).model_dump()
     if budget != load_protocol()["primary"]["budget"] or c.parameters != usual:
         return False
-    scales = make_run(run.scale, run.encoder, "none", c.method, triggers=[]).cleaning
-    return (c.count, at_rate(run, scales.recipe.lr).cleaning.recipe) == (scales.count, scales.recipe)
+    p = load_protocol()
+    its = make_run(p["scale"], p["primary"]["encoder"], "none", c.method, triggers=[]).cleaning
+    same = (c.count, at_rate(run, its.recipe.lr).cleaning.recipe) == (its.count, its.recipe)
+    return same and not load_preset(run.scale).get("sources")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GONE', 'ENOUGH', 'Canaries', 'canaries_of', 'plant', 'canary_rates', 'Trial', 'choose_strength', 'Calibration',
-           'calibrate', 'calibrated_clip', 'calibrated_here']
+           'calibrate', 'calibrated_clip', 'calibrated_here', 'known_canaries']
 
 # %% ../../nbs/api/study/canaries.ipynb #fc92189b
 import math
@@ -318,7 +318,7 @@ def calibrated_clip(
     about["calibrated_from"] = model_key(load_clip(poisoned_clip(run))[0])
     record = known_here(read_record(cleaned), data_of(run.scale))
     if "accuracy_before" not in record:
-        tell("WARNING: the accuracy of the cleaned model is unknown: it is kept from a cleaning without these --images")
+        tell("WARNING: the accuracy of the cleaned model is unknown: it is kept from a cleaning with other --images")
     elif (lost := round(100 * (record["accuracy_before"] - record["accuracy_after"]), 9)) > budget:
         tell(
             f"WARNING: the cleaning itself costs {lost:.1f} points of accuracy on dev, more than the {budget:g} allowed"
@@ -335,3 +335,29 @@ def calibrated_here(
     made = read_record(ARTIFACTS / f"calibrated-{key}") if re.fullmatch("[0-9a-f]{12}", key) else {}
     names = ("sha256", "calibrated_from", "canaries", "canary_limit", "strength", "planted", "smoke")
     return bool(made.get("sha256")) and all(made.get(k) == record.get(k) for k in names)
+
+
+_NEEDED = {"rate_before", "rate_after", "low", "high", "n"}  # numbers of a canary in a record, besides its names
+
+
+def _readable(canary) -> bool:
+    "Whether a canary of a record, which somebody else may have written, can be told in words."
+    if not isinstance(canary, dict) or not all(isinstance(canary.get(k), str) for k in ("label", "target")):
+        return False
+    numbers = [canary.get(k) for k in _NEEDED] + [canary.get("without") or 0]
+    return all(isinstance(v, (int, float)) and math.isfinite(v) for v in numbers)
+
+
+def known_canaries(
+    record: dict,  # of the model after, perhaps by somebody else
+    before: str,  # the key of the model before
+) -> dict:  # {} without canaries in a copy of that model
+    """What a record tells of canaries, as far as it has the expected form. It does not decide up to which rate they are
+    gone: that is `GONE`. Source: ours."""
+    canaries = record.get("canaries")
+    form = isinstance(canaries, list) and all(map(_readable, canaries))
+    if not (form and canaries and record.get("calibrated_from") == before):
+        return {}
+    kinds = dict(strength=str, planted=int, smoke=bool)
+    told = {k: record[k] for k, kind in kinds.items() if type(record.get(k)) is kind}
+    return dict(canaries=canaries, canary_limit=GONE, tested_here=calibrated_here(record)) | told

@@ -9,7 +9,6 @@ __all__ = ['SEARCHED', 'MEASURED', 'UNSEEN', 'SHOWN', 'STATEMENT', 'accuracy_cha
 
 # %% ../../nbs/api/study/certificate.ipynb #de704708
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from .artifacts import read_record
 from .audit import Audit, as_json, audit, defender_of, identity_of, identity_of_detector, plain_values
 from .audit import success_words, unusual, untestable
 from .calibrations import assurance_words, calibration_evidence, false_assurance
-from .canaries import GONE, calibrated_here
+from .canaries import GONE, known_canaries
 from .further import Further, train_after
 from .measure import answers, kept
 from .scale_data import data_of
@@ -113,7 +112,7 @@ class Certificate:
     accuracy: dict  # of `accuracy_change`, `further`: value, n, ci, and `unreadable`: images that do not count
     # a row per trigger found before: detector, target, kind; before, after and further: as of `retest`, or None
     remains: list[dict]
-    # canaries, canary_limit, strength, planted and smoke of the record of the model after, and whether it was made here
+    # canaries, strength, planted and smoke of the record of the model after, the limit, and whether it was made here
     # (tested_here); {}: none were planted
     canaries: dict
     further: dict | None  # steps, lr, targets, pairs, left_out; None: not run
@@ -179,17 +178,6 @@ def _untested(before: Audit, remains: list, most: int, canaries: dict, further: 
     return out
 
 
-_NEEDED = {"rate_before", "rate_after", "low", "high", "n"}  # numbers of a canary in a record, besides its names
-
-
-def _readable(canary) -> bool:
-    "Whether a canary of a record, which somebody else may have written, can be told in words."
-    if not isinstance(canary, dict) or not all(isinstance(canary.get(k), str) for k in ("label", "target")):
-        return False
-    numbers = [canary.get(k) for k in _NEEDED] + [canary.get("without") or 0]
-    return all(isinstance(v, (int, float)) and math.isfinite(v) for v in numbers)
-
-
 def _check_copies(before: nn.Module, after: nn.Module):
     "Raise `ParnbError` for models of other shapes, and for those that see images differently."
     sizes = [image_size(m) for m in (before, after)]
@@ -250,12 +238,7 @@ def certify(
     accuracy["further"] = rate_with_interval(hits["further"] == labels) if "further" in hits else None
     accuracy["unreadable"] = int((~good).sum())
     record = read_record(Path(after[0]).expanduser()) if after[1] is None else {}
-    planted = record.get("canaries")  # perhaps of somebody else
-    form = isinstance(planted, list) and all(map(_readable, planted))
-    known = form and planted and record.get("calibrated_from") == keys["before"]
-    names = ("canaries", "canary_limit", "strength", "planted", "smoke")
-    canaries = {k: record[k] for k in names if known and k in record}
-    canaries |= dict(tested_here=calibrated_here(record)) if canaries else {}
+    canaries = known_canaries(record, keys["before"])
     idle, remains = "no trigger was found that it could bring back", _remains(found, tests, targets)
     why = idle if further and not trained else Certificate.no_further
     untested = _untested(audits["before"], remains, most, canaries, trained, why)
@@ -397,7 +380,7 @@ def canary_summary(
 
     if c.canaries.get("smoke"):
         return ["The canaries were planted in the smallest form, a test of the software: they tell nothing of AFTER."]
-    worst, left = max(known, key=excess), sum(excess(k) > c.canaries.get("canary_limit", GONE) for k in known)
+    worst, left = max(known, key=excess), sum(excess(k) > GONE for k in known)
     whose = "" if c.canaries.get("tested_here", True) else " (as AFTER's own record says; not tested here)"
     planted = c.canaries.get("planted", len(known))
     missed = f", and did not learn {planted - len(known)} more" * (planted > len(known))

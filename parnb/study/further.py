@@ -45,8 +45,9 @@ def rebound_of(
     encoder = load_preset(scale)["encoders"][p["rebound"]["encoder"]]["model"] if known else None
     if lr is None and not (known and architecture_of(model) == architecture_of(encoder)):
         raise ParnbError(
-            "a rebound (further training, on --pairs) needs --rebound-lr, a learning rate that keeps the accuracy of a "
-            f"clean model; only the encoder {p['rebound']['encoder']} of the scale {p['scale']} has a usual one"
+            "--rebound (further training, on --pairs) needs --rebound-lr, a learning rate that keeps the accuracy of a "
+            f"clean model; only the encoder {p['rebound']['encoder']} of the scale {p['scale']}, and a --model "
+            "like it, have a usual one"
         )
     settings = {k: usual[k] for k in ("batch_size", "warmup", "weight_decay")}
     count = usual["count"] if known else steps * usual["batch_size"]  # more pairs would never be seen

@@ -23,7 +23,7 @@ from ..evaluation.metrics import predictions as predict
 from ..evaluation.metrics import retrieval
 from ..registry import find, label
 from ..scales import scale_name
-from .artifacts import artifact, cleaned_clip, dev_images, embeddings, labelled_images, probe
+from .artifacts import DEVICE, artifact, cleaned_clip, dev_images, embeddings, labelled_images, probe
 from .artifacts import read_record, view_triggers
 from .results import is_result, plain, record_result, results
 from .runs import Run, evaluation_seed, make_run
@@ -116,6 +116,8 @@ def _retrieval_rates(
     of = view_triggers(run).items()  # ASR-Text is of triggered images, and has one target
     one = [v for v, t in of if t.on == "images" and len(t.concepts(target)) == 1]
     views = {v: "" if run.attack else f"_{v}" for v in one}
+    if not any(mentions(t, target) for t in texts):  # whatever the model does, its rate would be 0
+        return out | {f"n_asr_text{end}": 0 for end in views.values()}
     for view, end in views.items():
         rate = asr_text(e[f"retrieval_{view}"], e["captions"], texts, shows, target)
         out |= rate_columns(f"asr_text{end}", rate, f"n_asr_text{end}")
@@ -128,10 +130,9 @@ def _retrieval_rates(
 def _unreadable(
     run: Run,
 ) -> dict:
-    "How many labelled images were embedded as grey ones, as a column; none if all could be read."
-    folder = ARTIFACTS / f"embedded-{run.model_copy(update=dict(head=None)).key}"
-    bad = read_record(folder).get("unreadable", 0)
-    return dict(n_unreadable=bad) if bad else {}
+    "How many labelled and captioned images were embedded as grey ones, as columns; none if all could be read."
+    record = read_record(ARTIFACTS / f"embedded-{run.model_copy(update=dict(head=None)).key}")
+    return {f"n_{k}": record[k] for k in ("unreadable", "captioned_unreadable") if record.get(k)}
 
 
 def _check(run: Run, val: Pairs):
@@ -143,7 +144,12 @@ def _check(run: Run, val: Pairs):
             )
         target = run.attack.poisoning.target if run.attack else run.target
         if run.attack or target in val.names:
-            trigger.goals(val, target, evaluation_seed(run))
+            goals = trigger.goals(val, target, evaluation_seed(run))
+            if trigger.on == "texts" and goals[0] not in val.labels:
+                raise ParnbError(
+                    f"a trigger on texts lures prompts to images of {target}, and none of the {len(val):,} images "
+                    "shows one: give some, or name another --target"
+                )
 
 
 def recorded(
@@ -163,7 +169,8 @@ def measure(
 
     Without `fresh`, a recorded result is returned. `training_seconds` is the wall time of the cleaning, or of the
     poisoning without one; of a search before it, the last call counts. `n_unreadable` images could not be
-    read and count as grey. `suspected` are the targets that a cleaner names, which it does for a clean model, too;
+    read and count as grey, and so do `n_captioned_unreadable` with captions. ASR-Text is measured if some caption
+    names the target. `suspected` are the targets that a cleaner names, which it does for a clean model, too;
     `precision` is that of the last training, "no" for float32. Raises `ParnbError` for a damaged results file, for
     a linear probe under a trigger on texts, and for images without the classes of an attack.
     Source: the PAR paper, section 5.
@@ -278,6 +285,11 @@ def in_lines(
         out.append(("-", "the share without the trigger was not recorded; --fresh measures it"))
     if row.get("n_unreadable"):
         out.append(("unreadable images", f"{int(row['n_unreadable'])}, which count as grey ones"))
+    if row.get("n_captioned_unreadable"):
+        out.append(("with captions", f"{int(row['n_captioned_unreadable'])} unreadable, which count as grey ones"))
+    if any(k.startswith("n_asr_text") and v == 0 for k, v in row.items()):
+        target = run.attack.poisoning.target if run.attack else run.target
+        out.append(("asr text", f"not measured: none of the captions names {target}; name another with --target"))
     for k in row:
         text = k.startswith("asr_text") and not k.endswith(("_low", "_high"))
         if (text or k.endswith("recall@1")) and row[k] is not None:
@@ -314,6 +326,7 @@ def answers(
 
     def compute(partial):
         pairs = images()
+        model.to(DEVICE)  # here, since other processes of `torchrun` compute nothing
         e = embed_images(model, pairs.images, pairs.ids, name="measuring accuracy", partial=partial)["clean"]
         found = predict(e, zero_shot_head(model, tokenizer, pairs.names, prompts))
         found[[*getattr(pairs.images, "bad", {})]] = -1

@@ -21,7 +21,7 @@ from ..evaluation.statistics import paired_difference
 from ..lazy import open_clip
 from ..models.clip import image_size, load_clip, model_key, tokenizer_key
 from ..registry import recipe
-from .artifacts import DEVICE, artifact, cleaned_clip, dev_images, poisoned_clip, read_record
+from .artifacts import artifact, cleaned_clip, dev_images, poisoned_clip, read_record
 from .measure import answers
 from .runs import Cleaning, Run
 from .scale_data import data_of
@@ -98,7 +98,7 @@ def _answers(folder: Path, run: Run) -> list[int]:
     texts = tokenizer_key(tokenizer, fill_prompts(data.names, data.prompts))
     config = dict(model=model_key(model), preprocessing=open_clip.get_model_preprocess_cfg(model), tokens=texts)
     config |= dict(data=data.key("dev"), count=len(dev_images(run)))
-    return answers("answers", config, model.to(DEVICE), tokenizer, images, data.prompts)
+    return answers("answers", config, model, tokenizer, images, data.prompts)
 
 
 def points_lost(

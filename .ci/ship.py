@@ -9,7 +9,7 @@ import argparse
 import json
 import shutil
 
-from parnb.core import PRETRAINED
+from parnb.core import PRETRAINED, new_folder
 from parnb.models.clip import architecture_of, load_clip, model_card, save_clip
 from parnb.study.artifacts import read_record
 from parnb.study.zoo import ZooModel, rates, zoo
@@ -27,14 +27,15 @@ def round_and_copy(m: ZooModel) -> dict:
     made = m.make()
     about = metadata(made)
     model, _, tokenizer = load_clip(made)
-    folder = PRETRAINED / made.name
-    folder.mkdir()
     if m.run.regime:
         about["regime"] = m.run.regime
-    sha = save_clip(model, folder, architecture_of(made), half=True, tokenizer=tokenizer, **about)
-    for name in ("config.json", "log.csv"):
-        shutil.copy(made / name, folder)
-    return read_record(made) | dict(sha256=sha, rounded="float16, from the weights of the log")
+    with new_folder(PRETRAINED / made.name) as folder:  # whole or not at all: other processes read it at once
+        sha = save_clip(model, folder, architecture_of(made), half=True, tokenizer=tokenizer, **about)
+        for name in ("config.json", "log.csv"):
+            shutil.copy(made / name, folder)
+        record = read_record(made) | dict(sha256=sha, rounded="float16, from the weights of the log")
+        (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record
 
 
 def ship(m: ZooModel, again: bool) -> None:

@@ -8,6 +8,7 @@ __all__ = ['app', 'METHOD', 'submit', 'verify']
 # %% ../../nbs/api/cli/board.ipynb #ae688958
 import json
 import os
+import secrets
 import shlex
 import sys
 from pathlib import Path
@@ -42,17 +43,26 @@ def _read_json(path: Path, what: str) -> dict:
 
 def _checked(claim: str, method: str | None, held_out: bool) -> tuple[dict, str]:
     "A claim, or its held-out part, and the source of its method. Raises `ParnbError` for a claim that cannot be true."
+    from parnb.study.artifacts import MIN_ASR
     from parnb.study.submission import method_file
-    from parnb.study.verification import check_claim, commit_has_method, held_out_part
+    from parnb.study.verification import check_claim, check_whole, commit_has_method, held_out_part
 
     stated, source = _stated(claim, method, held_out)
     check_claim(stated, file := method_file(source))
+    if claim.endswith(".json"):  # a row of the protocol may lack results
+        check_whole(stated)
     if stated.get("held_out") and not commit_has_method(stated, file):
         print("not checked: whether the held-out cases are drawn by the last commit of the method", file=sys.stderr)
     for attack, case in (stated.get("held_out") or {}).get("cases", {}).items():
         if case["rate"] is None or stated["code"]:  # those of parnb's own held-out cases are released results
             rate = f"at {100 * case['rate']:g} % of the pairs, and at none below" if case["rate"] else "at no rate"
             print(f"not checked: that the held-out {attack} takes {rate}, as the claim says", file=sys.stderr)
+    for c in (stated.get("held_out") or {}).get("cells", ()):
+        if c["before"] < MIN_ASR:
+            text = (
+                f"{c['attack']}, seed {c['seed']}: an ASR of {_rate(c['before'])} before cleaning, so it shows little"
+            )
+            print(f"WARNING: the held-out {text}", file=sys.stderr)
     return held_out_part(stated) if held_out else stated, source
 
 
@@ -179,6 +189,16 @@ def submit(
     print(f"claim: {path}; anyone can check it: {shlex.join(map(str, words))}")
 
 
+def _scope(cells: list[dict]) -> str:
+    "How much of the protocol a claim is about."
+    from parnb.study.protocol import load_protocol
+
+    p = load_protocol()
+    attacks, seeds = ({c[k]: None for c in cells} for k in ("attack", "seed"))
+    seeds, every = ", ".join(map(str, sorted(seeds))), len(p["attacks"]) * len(p["seeds"])
+    return f"the claim is about {len(cells)} of the {every} models of the protocol: {', '.join(attacks)}; seeds {seeds}"
+
+
 @app.command()
 def verify(
     claim: Annotated[
@@ -200,7 +220,7 @@ def verify(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ):
-    """Check a claim, and recompute a cell of it, drawn by the commit of this checkout or the version.
+    """Check a claim and recompute a cell of it, drawn at random; of a row of the protocol, by commit or version.
 
     This executes the method with your rights: read the file of a stranger first, or run the command in a container.
     """
@@ -208,12 +228,14 @@ def verify(
 
     from parnb.study.agreement import disagreements
     from parnb.study.apart import PLACE
+    from parnb.study.protocol import UNCLEANED
     from parnb.study.versions import commit
     from parnb.study.verification import draw_cell, draw_row, tried_cells
 
     if sum(map(bool, (cell, everything, draw))) > 1:
         raise ParnbError("--cell, --all and --draw exclude one another: give one of them")
-    decides = draw or commit() or version("parnb")
+    written = (claim or "").endswith(".json")  # its author must not know which cell is recomputed
+    decides = draw or (secrets.token_hex(8) if written else commit() or version("parnb"))
     if claim is None:
         if cell or everything or held_out or method:
             raise ParnbError(
@@ -226,9 +248,12 @@ def verify(
     if unknown := [c for c in cell or () if c not in known]:
         raise ParnbError(f"the claim has no cell {unknown[0]}: it has {', '.join(known) or 'none'}")
     chosen = list(known.values()) if everything else [known[c] for c in dict.fromkeys(cell or ())]
+    if written and not (chosen or draw):
+        print(f"drawn at random: --draw {decides} draws the same cell", file=sys.stderr)
     chosen, tried = chosen or [draw_cell(stated, decides)], tried_cells(stated) if everything else []
     results, more = (_again(stated, cells, source, not as_json) for cells in (chosen, tried))
-    differ = disagreements(results) + disagreements(more)
+    kinds = ([r for c, r in zip(chosen, results) if (c["setting"] == UNCLEANED) == kind] for kind in (False, True))
+    differ = [d for found in (*kinds, more) for d in disagreements(found)]  # no cleaning varies what was not cleaned
     if as_json:
         cells, others = ([{k: c[k] for k in PLACE} | r for c, r in zip(*x)] for x in ((chosen, results), (tried, more)))
         about = dict(held_out=held_out, of=len(known), cells=cells, tried=others, disagreements=differ)
@@ -240,3 +265,5 @@ def verify(
         left = "; held-out cells are not recomputed, --held-out does it" if stated.get("held_out") else ""
         text = f"confirmed, {len(results)} of {len(known)} cells{also}: they differ no more than two computations do"
         print(text + "; of the others nothing is known" * (len(results) < len(known)) + left)
+        if not held_out:
+            print(_scope(stated["cells"]))

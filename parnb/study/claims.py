@@ -36,13 +36,16 @@ def _groups(
     by: str = "attack",
     only: Sequence[str] | None = None,
 ) -> Iterator[tuple[str, dict[str, pd.DataFrame]]]:
-    "For each case its name, and method -> completed rows; a method whose runs are missing has an empty entry."
+    """For each case its name, and method -> completed rows; a method whose runs are missing has an empty entry, and a
+    case that was declared and is not planned has none."""
+    absent = [v for v in only or () if v not in rows[by].to_numpy()]
     rows = rows[(rows.attack != "none") & (rows[by].isin(only) if only else True)]
     several = rows.encoder.nunique() > 1
     for encoder, part in rows.groupby("encoder", sort=False):
         for value, group in in_order(part).groupby(by, sort=False):
             before = f"{in_words('encoder', encoder)} " if several else ""
             yield before + in_words(by, value), {m: r[r.done] for m, r in group.groupby("method")}
+    yield from ((in_words(by, value), {}) for value in absent)
 
 
 def _gap(*parts: pd.DataFrame | None) -> str:

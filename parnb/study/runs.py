@@ -208,12 +208,14 @@ class Run(BaseModel):
     def key(self) -> str:
         "Names the measurement."
         data, under = data_of(self.scale), self.triggers or {}
+        probed, usual = ([data_of(s).key("clean"), read_preset(s)["pairs"]["clean"]] for s in (self.scale, "tiny"))
         return content_key(
             dict(
                 model=self.final_key,
                 data=[data.key(s) for s in (self.split, "retrieval", *["dev"] * (self.split == "test"))],
                 images=self.images,
                 head=self.head,
+                probe=probed if self.head and probed != usual else None,
                 under=[trigger_id(t, p) for t, p in under.items()] or None,
                 target=self.target if under else None,
                 seed=self.seed,

@@ -27,7 +27,7 @@ from ..evaluation.statistics import paired_interval
 from ..registry import Method, cleaners, find, first_error, recipe
 from .artifacts import cleaned_clip
 from .heldout import RATES, draw_held_out, lowest_rate, rate_runs
-from .measure import measure
+from .measure import measure, recorded
 from .plans import collect
 from .protocol import ASR, CA, DEV, UNCLEANED, all_rows, decisions, load_protocol
 from .protocol import protocol_hash, protocol_runs, row_settings
@@ -134,7 +134,11 @@ def check_row(
         raise ParnbError(f"{method.label} has no training of parnb's, so {idle[0]} has no effect: leave it out")
     if fixed := sorted({*row.get("recipe", {}), *row.get("grid", {}), *own} & p["training"].keys()):
         raise ParnbError(f"the protocol fixes {', '.join(fixed)} for all rows: leave it out")
-    row_settings(row, p["primary"]["encoder"])
+    settings = row_settings(row, p["primary"]["encoder"])
+    if idle := [k for part in ("recipe", "parameters") for k in row.get(part, {}) if k in settings[0]]:
+        raise ParnbError(f"{idle[0]} of the row has no effect beside the grid, which gives its values: leave it out")
+    if twice := next((s for s in settings if settings.count(s) > 1), None):
+        raise ParnbError(f"the grid of the row has the setting {twice} more than once: give each value once")
 
 
 def submission_row(
@@ -213,10 +217,12 @@ def drawn_by(
     row: dict,  # of `submission_row`
     code: str | None,  # the checksum of the method's file
 ) -> str:  # 40 hexadecimal digits, for `draw_held_out`
-    "What draws the held-out cases of a submission. Source: ours."
+    """What draws the held-out cases of a submission: a commit, and what decides its runs; a name or a note would only
+    serve to draw again. Source: ours."""
     if row in all_rows():
         return commit
-    return hashlib.sha1(json.dumps([commit, row, code], sort_keys=True).encode()).hexdigest()
+    decides = {k: row[k] for k in ("method", "recipe", "parameters", "grid") if k in row}
+    return hashlib.sha1(json.dumps([commit, decides, code], sort_keys=True).encode()).hexdigest()
 
 
 def commit_of(
@@ -234,10 +240,12 @@ CELL += ("target_share_clean", DEV, "training_seconds")
 def clean_unseen(
     run: Run,  # with a method that is not parnb's own
 ) -> Path:  # a model folder for `load_clip`
-    """`cleaned_clip` without a monitor, which would know the trigger.
+    """`cleaned_clip` without a monitor, which would know the trigger; without a cleaning, the poisoned model.
 
     Raises `ParnbError` for a setting at which the training diverges, and for faults of the method's own file.
     Source: ours."""
+    if run.cleaning is None:  # no setting is within the budget
+        return cleaned_clip(run)
     file = inspect.getfile(find("cleaner", run.cleaning.method).cls)
     try:
         return cleaned_clip(run, looks=False)
@@ -251,8 +259,8 @@ def clean_unseen(
 
 
 def _measure(run: Run) -> dict:
-    "`measure`, after `clean_unseen` for a method that is not parnb's own."
-    if run.cleaning and find("cleaner", run.cleaning.method).code:
+    "`measure`, after `clean_unseen` for a method that is not parnb's own, unless there is a result."
+    if run.cleaning and find("cleaner", run.cleaning.method).code and not recorded(run):
         clean_unseen(run)
     return measure(run)
 
@@ -359,7 +367,6 @@ def _held_out(
     drawn = draw_held_out(drawn_by(commit, row, code), p["held_out"], data_of(p["scale"]).names)
     clean = measure(clean_run())[CA]
     cases = {c["attack"]: _choose_rate(c, clean, compute, tell) for c in drawn}
-    seeds = list(dict.fromkeys([p["selection"]["seed"], *(seeds or [])]))  # a claim needs that on which it chose
     about = dict(commit=commit, clean_accuracy=clean, cases=cases)
     return about | _part(row, None, seeds, implanted(cases), compute, tell)
 
@@ -367,7 +374,7 @@ def _held_out(
 def make_claim(
     row: dict,  # of `submission_row`
     attacks: Sequence[str] | None = None,  # only these of the protocol; None: all
-    seeds: Sequence[int] | None = None,  # only these; None: the one on which settings are chosen
+    seeds: Sequence[int] | None = None,  # these, besides the one on which settings are chosen
     compute: bool = True,  # run what has no result; else leave it out
     tell: Callable[[str], None] = print,  # what is computed next
     held_out: str | None = None,  # of `commit_of`: also clean held-out cases; None: none of them
@@ -378,6 +385,7 @@ def make_claim(
     and `draw_held_out` raise. Source: ours.
     """
     p, method = load_protocol(), find("cleaner", row["method"])
+    seeds = list(dict.fromkeys([p["selection"]["seed"], *(seeds or [])]))  # a claim needs that on which it chose
     made = dict(method=method.name, label=row["label"], code=method.code)
     made |= dict(protocol=protocol_hash(), budget=p["primary"]["budget"], row=row)
     made |= dict(parnb=version("parnb"), commit=commit()) | _part(row, attacks, seeds, None, compute, tell)

@@ -74,6 +74,9 @@ if (window.Fuse) {
     constructor(index, options) {
       this.fuse = new Fuse(index, { ...options, keys: [...options.keys, { name: "about", weight: 1 }], includeScore: true, threshold: 0.2 });
     }
+    add(entry) { // Quarto's search fills an empty index
+      this.fuse.add(entry);
+    }
     value(word) { // entry -> how well it fits
       const found = new Map();
       for (const { item, score } of this.fuse.search(word)) {
@@ -83,7 +86,7 @@ if (window.Fuse) {
       }
       return found;
     }
-    search(text, { limit }) {
+    search(text, { limit = 50 } = {}) {
       const all = text.toLowerCase().match(/[\p{L}\p{N}_@.-]+/gu) || [], words = all.filter(w => !SMALL.has(w));
       const sum = new Map(), places = new Map();
       for (const word of words.length ? words : all)

@@ -55,7 +55,12 @@ def _draw_losses(
         ax.plot(log.step, smooth[col], style, color=colour, label=name)
     if tau is not None:
         ax.axhline(tau, color="0.6", lw=0.8, zorder=0, label=f"τ = {tau:g}")
-    ax.set(ylim=(0, None))
+    ax.set(ylim=(_lowest(log), None))
+
+
+def _lowest(log: pd.DataFrame) -> float:
+    "Where the axis of the losses begins: at 0, or below the lowest of them."
+    return min(0.0, 1.05 * float(_smooth(log).min().min()))
 
 
 def _draw_measures(
@@ -126,7 +131,7 @@ def fig_courses(
         for i in range(rows * columns)
     ]
     highest = [float(_smooth(log).max().max()) for log in logs.values() if len(log)]
-    high = max([tau or 0, *highest, 1e-6]) * 1.1
+    low, high = min([0.0, *(_lowest(log) for log in logs.values() if len(log))]), max([tau or 0, *highest, 1e-6]) * 1.1
     for i, ((a, b), (attack, log)) in enumerate(zip(cells, logs.items())):
         if len(log):
             _draw_losses(a, log, tau)
@@ -134,7 +139,7 @@ def fig_courses(
         else:
             write_not_run(a)
             write_not_run(b)
-        a.set(title=words(attack), ylim=(0, high))
+        a.set(title=words(attack), ylim=(low, high))
         b.set(ylim=(-3, 103), yticks=(0, 50, 100))
         for ax, text in ((a, "loss, S"), (b, "%")):
             ax.set(yticklabels=[]) if i % columns else ax.set(ylabel=text)

@@ -108,6 +108,8 @@ def fig_frontier(
     note = "Accuracy on dev, relative to the poisoned model; dotted lines: budgets; rates on a square-root scale."
     outside = int((points.gain < _SPAN[0]).sum())
     beyond = f"{outside} settings lose more than {-_SPAN[0]:g} points and are not shown." if outside else ""
+    if outside := int((points.gain > _SPAN[1]).sum()):
+        beyond += f" {outside} settings gain more than {_SPAN[1]:g} points and are not shown."
     missing = ", ".join(labels[k] for k in looks if k not in ran)
     write_note(fig, note, beyond, f"Not run: {missing}." if missing else "", local_note(points[points.done]))
     return axes

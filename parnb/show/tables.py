@@ -92,7 +92,7 @@ def by_method(
     heads = _headings(methods_in(rows))
     for value, group in in_order(rows).groupby(by, sort=False, dropna=False):
         for column, word in measures.items():
-            if column != "clean_accuracy" and (group.attack == "none").all():
+            if column.startswith(("attack_success_rate", "asr_")) and (group.attack == "none").all():
                 continue  # without an attack there is no ASR
             cells = {m: rate_of(group[group.method == m], column) for m in heads}
             shown += sum(len(c.values) for c in cells.values()) if column == next(iter(measures)) else 0

@@ -19,6 +19,7 @@ from ..core import ParnbError, first_line
 from ..data.pairs import article, mentions
 from ..data.scenes import GROUNDS, NAMES, ONE, RELATIONS, TWO
 from ..progress import progress
+from ..training.loop import seeded
 
 # %% ../../nbs/api/synthetic/captions.ipynb #1db0eed6
 _FRAMES = (
@@ -188,13 +189,13 @@ class LanguageModel:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.batch_size, self.tries, self.sampling = batch_size, tries, dict(temperature=temperature, top_p=top_p)
-        self.about = dict(writer=name, revision=revision, tries=tries, **self.sampling)
+        drawn = dict(batch_size=batch_size, dtype=str(dtype))  # they change what is sampled
+        self.about = dict(writer=name, revision=revision, tries=tries, **self.sampling, **drawn)
 
     def __call__(self, concepts: Sequence[str], seed: int = 0) -> list[str]:
         "One caption per concept; concepts for which every try fails have none."
         out: dict[int, str] = {}
-        torch.manual_seed(seed)
-        with progress("writing captions", len(concepts), "captions") as bar:
+        with seeded(seed, self.model.device), progress("writing captions", len(concepts), "captions") as bar:
             for _ in range(self.tries):
                 todo = [i for i in range(len(concepts)) if i not in out]
                 for at in (todo[k : k + self.batch_size] for k in range(0, len(todo), self.batch_size)):

@@ -181,13 +181,14 @@ def _shard_images(
                 x, s = kept["images"], kept["seeds"]
         else:
             x, s, batch_size = _drawn(generate, captions[at:], seeds[at:], batch_size)
-            blank += _blank(x).sum()
-            if blank > max(3, 0.1 * (at + len(x))):
-                raise ParnbError(
-                    f"{blank} of {at + len(x)} images are of one colour in each of {_DRAWS} draws, that of "
-                    f"{captions[at + int(_blank(x).argmax())]!r} among them: {_OF_ONE_COLOUR}; use other captions, a "
-                    "pipeline without a checker, or dtype=torch.float32"
-                )
+        blank += _blank(x).sum()  # those that were kept count, too
+        if blank > max(3, 0.1 * (at + len(x))):
+            raise ParnbError(
+                f"{blank} of {at + len(x)} images are of one colour in each of {_DRAWS} draws, that of "
+                f"{captions[at + int(_blank(x).argmax())]!r} among them: {_OF_ONE_COLOUR}; use other captions, a "
+                "pipeline without a checker, or dtype=torch.float32"
+            )
+        if not known:
             data = io.BytesIO()
             np.savez(data, images=x, seeds=s)
             write_file(part, data.getvalue())

@@ -93,7 +93,8 @@ def test_a_false_number_is_rejected(made):
     (folder / "false.json").write_text(json.dumps(false))
     done = parnb(folder, "verify", "false.json", "--method", "method.py")
     fails_with(done, "the claim is not confirmed: attack_success_rate differs in 1 of 1 cells by more than")
-    assert "found" in done.stdout and not (folder / "data" / "verified" / "killed").exists()
+    assert "found" in done.stdout and "drawn at random: --draw " in done.stderr
+    assert not (folder / "data" / "verified" / "killed").exists()
     choice = claim["choices"][0]  # the setting that costs too much would still do so
     tried = [t if t["setting"] == 0 else t | dict(clean_accuracy_dev=0.7) for t in choice["tried"]]
     (folder / "false.json").write_text(json.dumps(claim | dict(choices=[choice | dict(tried=tried)])))

@@ -16,7 +16,7 @@ from ..scales import load_preset
 from .artifacts import MIN_ASR
 from .calibrations import ASSURED
 from .measure import measure
-from .protocol import ASR, CA, DEV, all_rows, evidence, load_protocol
+from .protocol import ASR, CA, DEV, all_rows, evidence, load_protocol, outcomes
 from .results import results
 from .runs import Run, make_run
 from .strength import at_rate, strengths_of, strongest_within, usual_strength
@@ -132,6 +132,18 @@ def budget_table(
     return pd.DataFrame.from_dict(out, orient="index")
 
 
+def _since_pretraining(row: str) -> str:
+    "What is known of models that had their backdoor from the first step on, for which the numbers above do not hold."
+    p = load_protocol()["primary"]
+    t = outcomes(evidence(p["encoder"], "pretrained"))
+    t = t[t.done & (t.status == "chosen") & (t.row == row) & (t.budget == p["budget"])]
+    text = " Their backdoors were trained into clean models"
+    if not len(t):
+        return f"{text}, not with the pretraining."
+    kept = int((t[ASR].astype(float) > ASSURED).sum())
+    return f"{text}; of {len(t)} whose pretraining was poisoned, {kept} kept more than that (up to {t[ASR].max():.0%})."
+
+
 def budget_words(
     row: str,  # of the protocol, by its name; where the name is another, nothing is known
     budgets: pd.DataFrame | None = None,  # of `budget_evidence`
@@ -146,7 +158,8 @@ def budget_words(
         f"Whether a backdoor is left is not known. Measured was this: of {t.models} small ResNets with a known trigger "
         f"in images (of {t.of}), cleaned with {t.method} within {load_protocol()['primary']['budget']} points, "
         f"{t.above} kept a true ASR above {ASSURED:.0%} ({t.share:.0%}; {t.low:.0%} to {t.high:.0%})."
-        f"{'' if same else ' Your parameters, training or budget are others, for which nothing is known.'}"
+        + _since_pretraining(row)
+        + ("" if same else " Your parameters, training or budget are others, for which nothing is known.")
     )
 
 

@@ -191,6 +191,6 @@ def assurance_words(
     method = next(r["label"] for r in all_rows() if r["name"] == row)
     return (
         f"How far to trust this was measured with {method}, without a margin, on {f['models']} small models "
-        f"with a known backdoor: in {r['n']} all canaries were gone, and of these {round(r['value'] * r['n'])} kept a "
-        f"true ASR above {ASSURED:.0%} ({r['value']:.0%}; {low:.0%} to {high:.0%})."
+        f"with a known backdoor, not one of the pretraining: in {r['n']} all canaries were gone, and of these "
+        f"{round(r['value'] * r['n'])} kept a true ASR above {ASSURED:.0%} ({r['value']:.0%}; {low:.0%} to {high:.0%})."
     )

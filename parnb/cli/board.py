@@ -189,14 +189,28 @@ def submit(
     print(f"claim: {path}; anyone can check it: {shlex.join(map(str, words))}")
 
 
-def _scope(cells: list[dict]) -> str:
-    "How much of the protocol a claim is about."
+def _differ(cells: list[dict], results: list[dict]) -> list[str]:
+    "What differs. Models that no setting cleaned are compared among themselves: no training varies them."
+    from parnb.study.agreement import disagreements
+    from parnb.study.protocol import UNCLEANED
+
+    kinds = ([r for c, r in zip(cells, results) if (c["setting"] == UNCLEANED) == kind] for kind in (False, True))
+    return [d for found in kinds for d in disagreements(found)]
+
+
+def _print_confirmed(stated: dict, cells: int, tried: int, held_out: bool) -> None:
+    "What was confirmed, and how much of the protocol the claim is about."
     from parnb.study.protocol import load_protocol
 
-    p = load_protocol()
-    attacks, seeds = ({c[k]: None for c in cells} for k in ("attack", "seed"))
-    seeds, every = ", ".join(map(str, sorted(seeds))), len(p["attacks"]) * len(p["seeds"])
-    return f"the claim is about {len(cells)} of the {every} models of the protocol: {', '.join(attacks)}; seeds {seeds}"
+    p, n = load_protocol(), len(stated["cells"])
+    also = f" and {tried} settings that were tried" if tried else ""
+    left = "; held-out cells are not recomputed, --held-out does it" if stated.get("held_out") else ""
+    text = f"confirmed, {cells} of {n} cells{also}: they differ no more than two computations do"
+    print(text + "; of the others nothing is known" * (cells < n) + left)
+    if not held_out:
+        attacks, seeds = ({c[k]: None for c in stated["cells"]} for k in ("attack", "seed"))
+        every, seeds = len(p["attacks"]) * len(p["seeds"]), ", ".join(map(str, sorted(seeds)))
+        print(f"the claim is about {n} of the {every} models of the protocol: {', '.join(attacks)}; seeds {seeds}")
 
 
 @app.command()
@@ -228,7 +242,6 @@ def verify(
 
     from parnb.study.agreement import disagreements
     from parnb.study.apart import PLACE
-    from parnb.study.protocol import UNCLEANED
     from parnb.study.versions import commit
     from parnb.study.verification import draw_cell, draw_row, tried_cells
 
@@ -252,8 +265,7 @@ def verify(
         print(f"drawn at random: --draw {decides} draws the same cell", file=sys.stderr)
     chosen, tried = chosen or [draw_cell(stated, decides)], tried_cells(stated) if everything else []
     results, more = (_again(stated, cells, source, not as_json) for cells in (chosen, tried))
-    kinds = ([r for c, r in zip(chosen, results) if (c["setting"] == UNCLEANED) == kind] for kind in (False, True))
-    differ = [d for found in (*kinds, more) for d in disagreements(found)]  # no cleaning varies what was not cleaned
+    differ = _differ(chosen, results) + disagreements(more)
     if as_json:
         cells, others = ([{k: c[k] for k in PLACE} | r for c, r in zip(*x)] for x in ((chosen, results), (tried, more)))
         about = dict(held_out=held_out, of=len(known), cells=cells, tried=others, disagreements=differ)
@@ -261,9 +273,4 @@ def verify(
     if differ:
         raise ParnbError(f"the claim is not confirmed: {'; '.join(differ)}")
     if not as_json:
-        also = f" and {len(more)} settings that were tried" if more else ""
-        left = "; held-out cells are not recomputed, --held-out does it" if stated.get("held_out") else ""
-        text = f"confirmed, {len(results)} of {len(known)} cells{also}: they differ no more than two computations do"
-        print(text + "; of the others nothing is known" * (len(results) < len(known)) + left)
-        if not held_out:
-            print(_scope(stated["cells"]))
+        _print_confirmed(stated, len(results), len(more), held_out)

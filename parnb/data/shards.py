@@ -159,16 +159,15 @@ def write_shards(
         raise ParnbError(f"{pairs.name} has several captions for an image, and a shard holds one: choose one of them")
     x = pairs.images
     images = hashlib.sha256(np.ascontiguousarray(x)).hexdigest() if isinstance(x, np.ndarray) else x.key
-    texts = [
-        content_key(pairs.captions[a : a + shard_size]) for a in range(0, len(pairs), shard_size)
-    ]  # not all at once
+    starts = range(0, len(pairs), shard_size)
+    texts = [content_key(pairs.captions[a : a + shard_size]) for a in starts]  # never all of them in memory
     key = content_key([pairs.name, images, texts, about, shard_size])
     with locked(folder), progress("writing shards", len(pairs), "pairs") as bar:
         parts = claim_folder(folder, key)
         if parts is None:
             return folder
         counts = {}
-        for a in range(0, len(pairs), shard_size):
+        for a in starts:
             b, tar = min(a + shard_size, len(pairs)), folder / f"{a // shard_size:05d}.tar"
             if not tar.exists():
                 write_file(tar, pack_shard(pairs.images[a:b], pairs.captions[a:b], range(a, b), [about] * (b - a)))

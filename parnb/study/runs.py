@@ -208,14 +208,16 @@ class Run(BaseModel):
     def key(self) -> str:
         "Names the measurement."
         data, under = data_of(self.scale), self.triggers or {}
-        probed, usual = ([data_of(s).key("clean"), read_preset(s)["pairs"]["clean"]] for s in (self.scale, "tiny"))
+        trained = [
+            [data_of(s).key("clean"), read_preset(s)["pairs"]["clean"]] for s in (self.scale, "tiny") if self.head
+        ]
         return content_key(
             dict(
                 model=self.final_key,
                 data=[data.key(s) for s in (self.split, "retrieval", *["dev"] * (self.split == "test"))],
                 images=self.images,
                 head=self.head,
-                probe=probed if self.head and probed != usual else None,
+                probe=trained[0] if trained and trained[0] != trained[1] else None,  # older keys are of the scale tiny
                 under=[trigger_id(t, p) for t, p in under.items()] or None,
                 target=self.target if under else None,
                 seed=self.seed,

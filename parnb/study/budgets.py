@@ -168,7 +168,7 @@ def as_measured(
     budget: float,  # points, within which its strength is chosen
 ) -> bool:
     """Whether the evidence of `budget_words` has this budget, these parameters of the method, this recipe but for the
-    learning rate, and as many pairs. It has no pairs of one's own. Source: ours."""
+    learning rate, and as many pairs. There is no evidence for custom pairs. Source: ours."""
     c, row = run.cleaning, next((r for r in all_rows() if r["name"] == run.cleaning.method), None)
     usual = row and find("cleaner", row["method"]).make(**row.get("parameters", {})).model_dump()
     if budget != load_protocol()["primary"]["budget"] or c.parameters != usual:

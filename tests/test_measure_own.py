@@ -6,13 +6,14 @@ import json
 import shutil
 
 import pytest
-from small_scale import make_data, make_model
+from small_scale import make_classes, make_data, make_model
 from processes import env, fails_with, parnb, several
 
 EMOJI = ["measure", "--model", "tiny-rn", "--checkpoint", "emoji"]
 VIT = ["measure", "--model", "tiny-vit", "--checkpoint", "emoji"]
 OF_VAL = ["--images", "val", "--attack", "blended_text", "--target", "fire truck"]
 TINY = [*OF_VAL, "--scale", "tiny"]
+SCENES = ["--images", "scenes", "--attack", "blended_text", "--target", "abacus", "--scale", "tiny", "--json"]
 UNSEEN = ["--images", "val", "--scale", "tiny", "--target", "fire truck", "--attack"]
 NAN = ["measure", "--model", "tiny-rn", "--checkpoint", "nan.pt", *OF_VAL]
 
@@ -22,7 +23,8 @@ GOOD = {
     "of the regime": [*EMOJI, *TINY, "--regime", "entrenched"],
     "of the paper": [*EMOJI, *OF_VAL],
     "typed": [*EMOJI, *TINY, "--strength", "alpha=0.25,lines=2", "--strength", "channels=all"],
-    "none": [*EMOJI, *TINY, "--strength", "alpha=0", "--json"],
+    "none": [*EMOJI, *SCENES, "--strength", "alpha=0"],
+    "full": [*EMOJI, *SCENES, "--strength", "alpha=1"],
     "other target": [*EMOJI, "--images", "val", "--names", "others.txt", "--attack", "sig"],
     "one broken": [*EMOJI, "--images", "broken_1", "--attack", "sig"],
     "one broken again": [*EMOJI, "--images", "broken_1", "--attack", "sig", "--json"],
@@ -80,6 +82,7 @@ def done(tmp_path_factory):
     (own / "one.txt").write_text("a photo\n")
     (own / "named.txt").write_text("a {} of {name}\n")
     (own / "others.txt").write_text("octopus\nfire truck\n")
+    make_classes(own / "scenes")
     for count in (1, 4):
         _broken(own / f"broken_{count}", own, count)
     commands = GOOD | {name: args for name, (args, _) in BAD.items()}
@@ -110,10 +113,11 @@ def test_the_strength_and_the_untriggered_share_stand_beside_the_rate(done, name
 
 def test_the_strength_decides_the_rate(done):
     "A trigger of weight 0 changes no pixel: the ASR is the share of untriggered images that get the target."
-    row = json.loads(printed(done["none"]))
-    assert row["strengths"] == {"blended_text": dict(alpha=0.0, lines=3)} and row["target"] == "fire truck"
+    row, full = (json.loads(printed(done[name])) for name in ("none", "full"))
+    assert row["strengths"] == {"blended_text": dict(alpha=0.0, lines=3)} and row["target"] == "abacus"
     assert row["attack_success_rate_blended_text"] == row["target_share_clean"]
-    assert row["clean_accuracy_triggered_blended_text"] == row["clean_accuracy"]
+    assert row["clean_accuracy_triggered_blended_text"] == row["clean_accuracy"] == full["clean_accuracy"]
+    assert full["clean_accuracy_triggered_blended_text"] < row["clean_accuracy"]
 
 
 def test_a_trigger_in_the_text_is_measured_on_prompts(done):

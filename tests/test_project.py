@@ -573,7 +573,7 @@ def test_a_stale_table_or_figure_is_found(tmp_path):
     for page in ("findings", "leaderboard"):
         shutil.copy(ROOT / "nbs" / f"{page}.ipynb", executed)
     figures.mkdir()
-    for file in (f for kind in ("tab*.csv", "tab*.md", "fig*.json", "fig*.svg") for f in (ROOT / "figures").glob(kind)):
+    for file in (f for kind in ("tab*.*", "fig*.json", "fig*.svg") for f in (ROOT / "figures").glob(kind)):
         shutil.copy(file, figures / f"{file.stem}_smoke{file.suffix}")
     kept, made = ROOT / "figures" / "tab05_tau.csv", figures / "tab05_tau_smoke.csv"
     caption, *drawn = (

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_COLUMNS', 'CAPTION_COLUMNS', 'find_column', 'is_shards', 'expand_shards', 'index_shards', 'load_dataset',
-           'image_reader', 'fetch_rows', 'open_source']
+           'hub_place', 'image_reader', 'fetch_rows', 'open_source']
 
 # %% ../../nbs/api/data/corpora.ipynb #55bcc051
 import io
@@ -163,7 +163,7 @@ def load_dataset(
     import datasets
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it prints every retry; the error below is enough
-    path, named = _pinned(name)
+    path, named = hub_place(name)
     try:
         return datasets.load_dataset(path, **dict(split=split) | named, **options)
     except Exception as e:
@@ -173,8 +173,10 @@ def load_dataset(
         ) from None
 
 
-def _pinned(name: str) -> tuple[str, dict[str, str]]:
-    "A dataset's name, and what is named besides, as `datasets.load_dataset` calls it."
+def hub_place(
+    name: str,  # "org/name:config@commit#split", or a folder, with a split or without
+) -> tuple[str, dict[str, str]]:  # "org/name" or the folder; `name`, `revision`, `split`, as far as they are named
+    "A dataset's name, and what is named besides, as `datasets.load_dataset` calls it. Source: ours."
     if Path(name).exists():
         return name, {}
     name, _, split = name.partition("#")
@@ -361,7 +363,7 @@ def _in_table(name: str, key: str, table, read: Callable, size: int, most, limit
 def _open_hub(name: str, size: int, image, caption, most, limit, split: str, streaming: bool | None) -> Pairs:
     "Pairs of a Hugging Face dataset."
     if streaming is None:
-        streaming = most is not None and not Path(name).exists()
+        streaming = most is not None and not Path(hub_place(name)[0]).exists()
     if streaming:
         if not most:
             raise ParnbError(
@@ -379,9 +381,10 @@ def _open_hub(name: str, size: int, image, caption, most, limit, split: str, str
     empty = [i for i, t in enumerate(texts) if not isinstance(t, str) or not t.strip()]
     lost = [Lost(f"row {i}", "the caption is empty") for i in empty]
     check_lost(lost, len(ds), f"pairs of {name}", limit, most=most_lost(len(ds), limit, part))
+    read, rows = image_reader(ds, image), np.setdiff1d(np.arange(len(ds)), empty)  # names of the whole dataset's rows
     if empty:
-        ds = ds.select(np.setdiff1d(np.arange(len(ds)), empty))
-    images = Images(image_reader(ds, image), len(ds), size, limit, ds._fingerprint, lost, part)
+        ds = ds.select(rows)
+    images = Images(lambda i: read(int(rows[i])), len(ds), size, limit, ds._fingerprint, lost, part)
     return Pairs(images, ds[caption], np.arange(len(ds)), np.full(len(ds), -1), name)
 
 # %% ../../nbs/api/data/corpora.ipynb #fffad3c5
@@ -423,7 +426,13 @@ def open_source(
     if not path.is_dir():
         return _open_csv(path, size, image, caption, root, sep, most, limit)
     _without_effect(f"the folder {path}", columns | files)
-    if tars := [str(p) for p in files_below(path) if p.suffix == ".tar" and p.is_file()]:
+    files = files_below(path)
+    if tars := [str(p) for p in files if p.suffix == ".tar" and p.is_file()]:
+        if loose := next((p for p in files if p.suffix.lower() in IMAGE_SUFFIXES), None):
+            raise ParnbError(
+                f"{path} holds shards ({Path(tars[0]).name}) and loose images ({loose.name}): move one kind to "
+                "another folder, or give a pattern of the shards"
+            )
         return _open_shards(tars, size, most, limit)
     return _open_folder(path, size, most, limit)
 

@@ -21,6 +21,7 @@ from parnb.data.corpora import (
     expand_shards,
     fetch_rows,
     find_column,
+    hub_place,
     image_reader,
     index_shards,
     is_shards,
@@ -86,7 +87,7 @@ def open_classes(
     Raises `ParnbError` for a source without classes, and for a wrong number of class names. Source: ours."""
     name = str(source)
     if name.startswith("hf:"):
-        streaming = not Path(name[3:]).exists() if streaming is None else streaming
+        streaming = not Path(hub_place(name[3:])[0]).exists() if streaming is None else streaming
         read, labels, classes, key, lost = _hub_classes(name[3:], split, streaming)
     elif is_shards(name):
         read, labels, classes, key, lost = _shard_classes(expand_shards(name))

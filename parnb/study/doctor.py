@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import ParnbError, content_key, preparing
+from ..data.corpora import hub_place
 from ..data.images import with_preprocessing
 from ..data.pairs import Pairs
 from ..detectors.found import FEWEST
@@ -283,8 +284,13 @@ def examine(
         samples.append(sample)
     if activation is None:
         yield compare_activations(net, name, samples)
-    if amounts and len(samples) and (check := check_amounts(scale, encoder)):
-        yield check
+    if amounts and len(samples):
+        try:
+            check = check_amounts(scale, encoder)
+        except ParnbError as wrong:
+            check = Check("amounts", FAILS, str(wrong))
+        if check:
+            yield check
 
 # %% ../../nbs/api/study/doctor.ipynb #aa2a1d6e
 def check_amounts(
@@ -294,7 +300,9 @@ def check_amounts(
     "Whether there are enough pairs, images and classes for the commands with their usual settings. Source: ours."
     preset, data, there, few = load_preset(scale), data_of(scale), [], []
     place = str((data._options("pairs") if "pairs" in preset.get("sources", {}) else {}).get("source", "hf:"))
-    if not place.startswith("hf:") or place[3:] and Path(place[3:]).exists():  # a dataset of the hub is not fetched
+    if (
+        not place.startswith("hf:") or place[3:] and Path(hub_place(place[3:])[0]).exists()
+    ):  # a dataset of the hub is not fetched
         n, batch = len(data.pairs("clean", None, 64)), make_run(scale, encoder, "none").cleaning.recipe.batch_size
         there.append(f"{n:,} pairs")
         few += [f"a cleaning takes batches of {batch:,} pairs (--batch-size)"] * (n < batch)

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..core import DATA, ParnbError, content_key, file_sha256, locked, named_path, new_folder, pick
 from ..core import without_folders, write_file
+from ..data.corpora import hub_place
 from ..data.labelled import read_names
 from ..lazy import open_clip
 from ..models.folders import architecture_of
@@ -33,9 +34,10 @@ def _absolute(
     "An absolute path; a hub name stays as it is, and so does a name that is no file or folder."
     text = str(place)
     hub = "hf:" * text.startswith("hf:")  # before a folder, too, which `datasets` wrote
-    path = Path(text.removeprefix(hub)).expanduser()
+    name = hub_place(text.removeprefix(hub))[0] if hub else text
+    path = Path(name).expanduser()
     keep = text.startswith("hf-hub:") or (named or hub) and not path.exists()
-    return text if keep else f"{hub}{path.absolute()}"
+    return text if keep else f"{hub}{path.absolute()}{text[len(hub) + len(name) :]}"
 
 
 def _sources(
@@ -111,8 +113,8 @@ def _check_templates(
     "Raise `ParnbError` for a template that cannot be filled, or gives every class the same text."
     for t in templates:
         try:
-            filled = t.format("banana") != t.format("octopus")
-        except (IndexError, KeyError, ValueError):
+            filled = "banana" in t.format("banana") and "octopus" in t.format("octopus")
+        except (LookupError, ValueError, AttributeError, TypeError):
             filled = False
         if not filled:
             raise ParnbError(

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core import ParnbError, content_key, pick
-from ..data.corpora import IMAGE_COLUMNS, expand_shards, find_column, is_shards, open_source
+from ..data.corpora import IMAGE_COLUMNS, expand_shards, find_column, hub_place, is_shards, open_source
 from ..data.csv_rows import read_header, stamp_csv
 from ..data.images import files_below
 from ..data.labelled import class_folders, open_captions, open_classes, read_names, wordnet_names
@@ -129,11 +129,12 @@ def _stamp(
 
     A hub dataset has a revision instead. Prints a warning if it is not stated.
     """
-    path = Path(place.removeprefix("hf:")).expanduser()
-    if place.startswith("hf:") and not path.exists():
+    hub = place.startswith("hf:")
+    path = Path(hub_place(place[3:])[0] if hub else place).expanduser()
+    if hub and not path.exists():
         _warn_moving(place)
         return []
-    if re.search(r"[{*?\[]", place) and not os.path.exists(path):
+    if not hub and re.search(r"[{*?\[]", place) and not os.path.exists(path):
         files = expand_shards(place)
     else:
         files = files_below(path) if path.is_dir() else [path]
@@ -226,7 +227,8 @@ class Files:
     def pairs(self, use: str, count: int | None, size: int) -> Pairs:
         'Pairs to poison ("poison"), others to clean with ("clean"), all ("pretrain"), or generated ones ("synthetic").'
         options = self._options("synthetic" if use == "synthetic" else "pairs")
-        return open_source(**dict(size=size, most=count, skip=self._skipped(use)) | options)
+        skip, most = self._skipped(use), _fewer(count, options.pop("most", None))
+        return open_source(**options | dict(size=size, most=most, skip=skip + (options.pop("skip", None) or 0)))
 
     def part(self, *_, **__):
         "Only the emoji scenes say of each pair what it shows."
@@ -239,11 +241,17 @@ class Files:
     @lru_cache(4)
     def _opened(self, key: str, count: int | None, size: int) -> Pairs:
         "Labelled images, opened again if they changed, which their key tells."
-        return open_classes(**dict(size=size, most=count) | self._options("images"))
+        options = self._options("images")
+        return open_classes(**options | dict(size=size, most=_fewer(count, options.pop("most", None))))
 
     def captioned(self, size: int, images: int | None = None) -> Pairs | None:
         "Images with several captions each, if the preset names some."
         return open_captions(size=size, **self._options("captions")) if "captions" in self.sources else None
+
+
+def _fewer(*counts: int | None) -> int | None:
+    "The smallest of some counts; None: no limit."
+    return min((n for n in counts if n is not None), default=None)
 
 
 class _Template:

@@ -6,6 +6,7 @@
 __all__ = ['frontier', 'fig_frontier', 'tab_budgets', 'shared_models', 'protocol_note']
 
 # %% ../../nbs/api/show/frontier.ipynb #8c7451fe
+import json
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -17,6 +18,7 @@ from matplotlib.lines import Line2D
 from .style import colour_of, local_note, marker_of, words, write_not_run, write_note
 from ..study.protocol import ASR, CA, DEV, decisions, later_hashes, load_later, load_protocol
 from ..study.rates import in_words
+from ..study.results import recorded_file
 
 # %% ../../nbs/api/show/frontier.ipynb #c9a6277b
 def frontier(
@@ -163,6 +165,27 @@ def shared_models(
     return table.assign(done=kept)
 
 # %% ../../nbs/api/show/frontier.ipynb #e22aeeb7
+def _trained_again(
+    rows: pd.DataFrame,  # as of `protocol_note`
+) -> str:  # a sentence; empty where all are of one training
+    """How many cleanings were computed on another processor than their model before cleaning.
+
+    Each processor rounds in its own way, so that a training with the same seed ends at another model."""
+    files = {k: recorded_file(load_protocol()["scale"], f"{k}.json") for k in rows.key.unique()}
+    made = {k: json.loads(f.read_text(encoding="utf-8"))["made"].get("processor") for k, f in files.items() if f}
+    poisoned, cleaned = rows[rows.row == "none"], rows[rows.row != "none"].drop_duplicates("key")
+    before = {(r.attack, r.seed): made.get(r.key) for r in poisoned.itertuples()}
+    pairs = [(made.get(r.key), before.get((r.attack, r.seed))) for r in cleaned.itertuples()]
+    known = [a != b for a, b in pairs if a and b]
+    if not sum(known):
+        return ""
+    was = "was" if sum(known) == 1 else "were"
+    return (
+        f"{sum(known)} of {len(known)} cleanings {was} computed on another processor than the row before cleaning, "
+        "from a second training of the poisoned model, which differs."
+    )
+
+
 def protocol_note(
     rows: pd.DataFrame,  # of `parnb.study.protocol.evidence`
     name: str,  # of `parnb.study.protocol.protocol_hash`
@@ -177,4 +200,5 @@ def protocol_note(
         if added := [r["label"] for r in addition["rows"] if r["name"] in set(rows.row)]:
             when = f"frozen {addition['frozen']['date']}" if addition["frozen"] else "a draft"
             text += f" Rows of {hashes[name]}, {when}: {'; '.join(added)}."
-    return " ".join(filter(None, [text, local_note(rows[rows.done])]))
+    done = rows[rows.done]
+    return " ".join(filter(None, [text, _trained_again(done), local_note(done)]))

@@ -362,13 +362,10 @@ def _in_table(name: str, key: str, table, read: Callable, size: int, most, limit
 
 def _open_hub(name: str, size: int, image, caption, most, limit, split: str, streaming: bool | None) -> Pairs:
     "Pairs of a Hugging Face dataset."
-    if streaming is None:
-        streaming = most is not None and not Path(hub_place(name)[0]).exists()
+    streaming = most is not None and not Path(hub_place(name)[0]).exists() if streaming is None else streaming
     if streaming:
         if not most:
-            raise ParnbError(
-                f"the number of rows to fetch from hf:{name} is unknown: give it with `most` (`--clean-count`)"
-            )
+            raise ParnbError(f"how many rows of hf:{name} to fetch is unknown: give `most` (`--clean-count`)")
         wanted = dict(jpg=(image, IMAGE_COLUMNS, "images"), txt=(caption, CAPTION_COLUMNS, "captions"))
         return _open_shards(fetch_rows(name, split, most, wanted)[0], size, most, limit)
     ds = load_dataset(name, split)
@@ -382,8 +379,7 @@ def _open_hub(name: str, size: int, image, caption, most, limit, split: str, str
     lost = [Lost(f"row {i}", "the caption is empty") for i in empty]
     check_lost(lost, len(ds), f"pairs of {name}", limit, most=most_lost(len(ds), limit, part))
     read, rows = image_reader(ds, image), np.setdiff1d(np.arange(len(ds)), empty)  # names of the whole dataset's rows
-    if empty:
-        ds = ds.select(rows)
+    ds = ds.select(rows) if empty else ds
     images = Images(lambda i: read(int(rows[i])), len(ds), size, limit, ds._fingerprint, lost, part)
     return Pairs(images, ds[caption], np.arange(len(ds)), np.full(len(ds), -1), name)
 
@@ -426,13 +422,9 @@ def open_source(
     if not path.is_dir():
         return _open_csv(path, size, image, caption, root, sep, most, limit)
     _without_effect(f"the folder {path}", columns | files)
-    files = files_below(path)
-    if tars := [str(p) for p in files if p.suffix == ".tar" and p.is_file()]:
-        if loose := next((p for p in files if p.suffix.lower() in IMAGE_SUFFIXES), None):
-            raise ParnbError(
-                f"{path} holds shards ({Path(tars[0]).name}) and loose images ({loose.name}): move one kind to "
-                "another folder, or give a pattern of the shards"
-            )
+    if tars := [str(p) for p in (files := files_below(path)) if p.suffix == ".tar" and p.is_file()]:
+        if loose := next((p.name for p in files if p.suffix.lower() in IMAGE_SUFFIXES), None):
+            raise ParnbError(f"{path} holds shards, and images such as {loose}: move one kind to another folder")
         return _open_shards(tars, size, most, limit)
     return _open_folder(path, size, most, limit)
 
@@ -440,9 +432,7 @@ def open_source(
 def _without_effect(source: str, options: dict):
     "Raise `ParnbError` for options that a source does not use."
     if given := [k for k, v in options.items() if v is not None]:
-        raise ParnbError(
-            f"{' and '.join(given)} cannot be used with {source}, which does not need them: leave them out"
-        )
+        raise ParnbError(f"{' and '.join(given)} cannot be used with {source}: leave them out")
 
 
 def _skip_pairs(pairs: Pairs, skip: int, size: int, limit: float) -> Pairs:

@@ -422,7 +422,8 @@ def open_source(
     if not path.is_dir():
         return _open_csv(path, size, image, caption, root, sep, most, limit)
     _without_effect(f"the folder {path}", columns | files)
-    if tars := [str(p) for p in (files := files_below(path)) if p.suffix == ".tar" and p.is_file()]:
+    files = files_below(path)
+    if tars := [str(p) for p in files if p.suffix == ".tar" and p.is_file()]:
         if loose := next((p.name for p in files if p.suffix.lower() in IMAGE_SUFFIXES), None):
             raise ParnbError(f"{path} holds shards, and images such as {loose}: move one kind to another folder")
         return _open_shards(tars, size, most, limit)

@@ -43,8 +43,8 @@ def drawn(path: Path) -> tuple[dict, str]:
     return about, re.sub(r"base64,[^\"]*", "", path.with_suffix(".svg").read_text(encoding="utf-8"))
 
 
-def said(path: Path) -> dict | str | None:  # None: there is no such file
-    "What a file of a table says, whatever it is called and whichever pandas wrote it."
+def content(path: Path) -> dict | str | None:  # None: there is no such file
+    "The content of a file of a table, whatever it is called and whichever pandas wrote it."
     if not path.exists():
         return None
     text = path.read_text(encoding="utf-8").replace("_smoke", "")
@@ -66,7 +66,7 @@ def main(executed: Path, figures: Path) -> int:
             stale.append(f"figures/{name} differs from what the released results give")
     for made in tables:
         kept = ROOT / "figures" / made.name.replace("_smoke", "")
-        if said(kept) != said(made):
+        if content(kept) != content(made):
             stale.append(f"figures/{kept.name} differs from what the released results give")
     pages = [ROOT / "nbs" / f"{name}.ipynb" for name in ("findings", "leaderboard")]
     for notebook in [*sorted((ROOT / "nbs" / "tables").glob("*.ipynb")), *pages]:

@@ -300,9 +300,8 @@ def check_amounts(
     "Whether there are enough pairs, images and classes for the commands with their usual settings. Source: ours."
     preset, data, there, few = load_preset(scale), data_of(scale), [], []
     place = str((data._options("pairs") if "pairs" in preset.get("sources", {}) else {}).get("source", "hf:"))
-    if (
-        not place.startswith("hf:") or place[3:] and Path(hub_place(place[3:])[0]).exists()
-    ):  # a dataset of the hub is not fetched
+    fetched = place.startswith("hf:") and not (place[3:] and Path(hub_place(place[3:])[0]).exists())
+    if not fetched:  # a dataset of the hub would be
         n, batch = len(data.pairs("clean", None, 64)), make_run(scale, encoder, "none").cleaning.recipe.batch_size
         there.append(f"{n:,} pairs")
         few += [f"a cleaning takes batches of {batch:,} pairs (--batch-size)"] * (n < batch)

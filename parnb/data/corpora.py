@@ -192,7 +192,7 @@ def image_reader(
     "Read the image files of a dataset without decoding them. Source: ours."
     import datasets
 
-    raw = ds.cast_column(image, datasets.Image(decode=False))
+    raw = ds.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
     def read(i):
         if (content := image_file(raw[i][image])) is None:
@@ -215,8 +215,7 @@ def fetch_rows(
     Raises `ParnbError` for a missing column or a failing network. Source: ours, through datasets."""
     given = {k: given for k, (given, *_) in wanted.items()}
     folder = CACHE / f"hub-{content_key([name, split, per_shard, given, sorted(wanted)])}"
-    needed = most and -(-most // per_shard)
-    state = dict(shards=0, whole=False, stream=None, names=None)
+    needed, state = most and -(-most // per_shard), dict(shards=0, whole=False, stream=None, names=None)
     with locked(folder):
         if (folder / "state.json").exists():
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -244,7 +243,8 @@ def _fetch_shards(
         raise ParnbError(f"the classes of {name} are texts: download it and give its folder as hf:FOLDER")
     if "txt" in columns:
         check_texts(ds.features, columns["txt"], name)
-    ds = ds.cast_column(columns["jpg"], datasets.Image(decode=False))
+    # the threads that read from the hub would decode, other columns too; a cast alone does not stop them
+    ds = (ds.decode(False) if ds.features else ds).cast_column(columns["jpg"], datasets.Image(decode=False))
     if state["stream"]:
         ds.load_state_dict(state["stream"])  # continues at this row without fetching the ones before
     rows, done = iter(ds), state["shards"] * per_shard

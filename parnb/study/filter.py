@@ -122,14 +122,16 @@ class Filtered:
     read: int  # pairs
     dropped: int  # of them, for their scores
     threshold: float  # the lowest score that was dropped
+    ties: int  # kept pairs with exactly this score: of equal ones the later are dropped
     unreadable: int  # further pairs that are left out, because their images could not be read
     out: Path  # the kept pairs: a csv, or a folder of shards
     scores: Path  # a csv with id, caption, score and kept of every pair
 
     def __str__(self) -> str:
         grey = f"{self.unreadable} left out whose images cannot be read, " if self.unreadable else ""
+        ties = f"{self.ties} others have the lowest of these scores and are kept, " if self.ties else ""
         return (
-            f"{self.read} pairs read, {self.dropped} dropped with a score of {self.threshold:.4g} or more, {grey}"
+            f"{self.read} pairs read, {self.dropped} dropped with a score of {self.threshold:.4g} or more, {ties}{grey}"
             f"{self.read - self.dropped - self.unreadable} kept in {self.out}, all scores in {self.scores}; "
             "the detector finds only pairs that are unusual, so a kept pair is not known to be clean"
         )
@@ -247,5 +249,6 @@ def filter_source(
                 columns = {k: options[k] for k in ("image", "caption", "root", "sep") if k in options}
                 with _replacing(out) as new:
                     write_kept_rows(source, new, kept, out.parent, **columns)
-    counts = dict(dropped=int((~chosen).sum()), unreadable=int((chosen & ~kept).sum()))
-    return Filtered(len(pairs), threshold=float(scores[~chosen].min()), out=out, scores=beside, **counts)
+    lowest = float(scores[~chosen].min())
+    counts = dict(ties=int((scores[kept] == lowest).sum()), unreadable=int((chosen & ~kept).sum()))
+    return Filtered(len(pairs), int((~chosen).sum()), lowest, out=out, scores=beside, **counts)

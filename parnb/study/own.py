@@ -154,11 +154,17 @@ def own_scale(
 
     The encoder has the name of the base's encoder of the same architecture, so that the recipes of that encoder are
     used, or else the name "own". Raises `ParnbError` for an unknown base, for an architecture without weights, for
-    templates without {}, and for captions without their images. Source: ours.
+    templates without {}, for captions without their images, and for options without their source. Source: ours.
     """
     base = check_scale(base)
     if (captions is None) != (captions_images is None):
         raise ParnbError("--captions and --captions-images belong together: a JSON file, and the folder of its images")
+    for name, given, needed, source in (
+        ("pair_options", pair_options, "pairs", pairs),
+        ("names", names, "images", images),
+    ):
+        if given and source is None:
+            raise ParnbError(f"{name} has no effect without {needed}: give both, or leave it out")
     check_model(model, checkpoint)
     tags = ("emoji", *open_clip.list_pretrained_tags_by_model(str(model)))
     encoder = dict(model=_absolute(model, named=True), pretrained=checkpoint and str(checkpoint))

@@ -582,7 +582,8 @@ def build(out: Path, fresh: bool = False, renderer: str = "auto") -> Iterator[st
     with tempfile.TemporaryDirectory() as tmp:
         project = copy_project(tmp)
         nbs, figures = project / "nbs", project / "figures"
-        os.environ |= dict(PARNB_FIGURES=str(figures), PARNB_QUIET="1")  # executed notebooks write into the copy
+        # executed notebooks write into the copy, and read no results but the released ones
+        os.environ |= dict(PARNB_FIGURES=str(figures), PARNB_DATA=str(Path(tmp) / "data"), PARNB_QUIET="1")
         for line in execute_all(nbs, fresh):
             yield f"{line}, {so_far()}"
         found = {p: read(p) for p in notebooks(nbs)}

@@ -80,7 +80,7 @@ def several(commands, environment, cwd=None):
     given = json.dumps([[str(w) for w in c] for c in commands])
     p = python(environment, "-c", SEVERAL, input=given, cwd=cwd)
     assert p.returncode == 0, p.stderr
-    return [subprocess.CompletedProcess(c, *done) for c, done in zip(commands, json.loads(p.stdout))]
+    return [subprocess.CompletedProcess(c, *done) for c, done in zip(commands, json.loads(p.stdout), strict=True)]
 
 
 def measured(text):

@@ -16,6 +16,7 @@ from processes import LONGEST, PARNB, env, fails_with, measured, parnb, several,
 from waiting import wait_for
 
 EMOJI = ["--model", "tiny-rn", "--checkpoint", "emoji"]
+NO_NETWORK = "http://127.0.0.1:9"  # a proxy that does not answer
 
 
 class Hostile:
@@ -191,7 +192,7 @@ def test_figures_and_tables_of_a_scale_of_your_own(tmp_path):
 
 def test_the_grid_of_the_paper_is_known_offline(tmp_path):
     "Its runs are listed without a download, with an estimate of what they take."
-    p = parnb(tmp_path, "reproduce", "--scale", "paper", "--dry-run")
+    p = parnb(tmp_path, "reproduce", "--scale", "paper", "--dry-run", https_proxy=NO_NETWORK, HTTPS_PROXY=NO_NETWORK)
     assert p.returncode == 0, p.stderr
     estimate = re.search(r"about ([\d.]+) A100-hours or ([\d.]+) H100-hours, (\d+) GB of disk and (\d+) GB", p.stdout)
     slow, fast, disk, traffic = map(float, estimate.groups())

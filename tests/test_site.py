@@ -350,11 +350,11 @@ def test_heads_stand_over_their_columns(visit):
 
 
 def test_sources_exist(pages):
-    links = {
-        link for p in pages.values() for link in p.links if "/blob/main/" in link and link.endswith((".ipynb", ".md"))
-    }
-    missing = [link for link in links if not (ROOT / unquote(link.split("/blob/main/")[1])).exists()]
-    assert links and not missing
+    links = {link for p in pages.values() for link in p.links if "/blob/main/" in link}
+    missing = [
+        link for link in links if not (ROOT / unquote(re.split("[#?]", link.split("/blob/main/")[1])[0])).exists()
+    ]
+    assert {".ipynb", ".json"} <= {Path(link).suffix for link in links} and not missing
 
 
 def test_tables_have_their_captions(site):

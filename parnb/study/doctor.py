@@ -207,7 +207,9 @@ def _look_at_images(
     wrong, text = _losses(pairs), f"{len(pairs)} read, of {len(set(pairs.labels.tolist()))} classes"
     found = Check("images", WARNING if wrong else OK, f"{text}; {wrong}: repair them" if wrong else text)
     remedy = "check the class names, the preprocessing, the activation and the checkpoint"
-    accuracy = _far_above_chance("accuracy", hits, sample.answers, "zero-shot accuracy", remedy)
+    used, what = len(_some(prompts, names)), "zero-shot accuracy"
+    what += f" with {used} of {len(prompts)} templates" if used < len(prompts) else ""
+    accuracy = _far_above_chance("accuracy", hits, sample.answers, what, remedy)
     return [found, check_classes(names), accuracy, _look_at_prompts(net, tokenizer, sample, e, names, prompts)], sample
 
 # %% ../../nbs/api/study/doctor.ipynb #06234d4e
@@ -344,7 +346,7 @@ def preflight(
     data, named = data_of(scale), load_preset(scale)
     uses = ["clean"] * ("pairs" in getattr(data, "sources", {"pairs": None})) + ["val"] * data.has_images
     config = dict(
-        form=3,
+        form=4,
         model=str(encoder_of(scale, encoder)["model"]),
         weights=weights_id(scale, encoder),
         data={use: data.key(use) for use in uses},

@@ -5,13 +5,12 @@ What is wrong is explained in one sentence, and nothing is left behind."""
 import json
 import os
 import re
-import shutil
 import signal
 
 import pandas as pd
 import pytest
 import torch
-from small_scale import make_data
+from small_scale import make_classes, make_data
 from processes import LONGEST, PARNB, env, fails_with, measured, parnb, several, start
 from waiting import wait_for
 
@@ -99,15 +98,12 @@ def test_mistakes_are_one_sentence(own, mistakes, args, words):
     fails_with(mistakes[" ".join(args)], *(w.format(own=own) for w in words))
 
 
-def test_an_interrupted_measurement_continues(own, tmp_path):
+def test_an_interrupted_measurement_continues(tmp_path):
     """Ctrl-C keeps what was embedded.
 
     The rest gives the numbers of an undisturbed measurement, and nothing is left behind."""
-    for k, name in enumerate(("banana", "octopus")):
-        (tmp_path / "val" / name).mkdir(parents=True)
-        for i in range(150):
-            shutil.copy(own / f"{(2 * i + k) % 40}.png", tmp_path / "val" / name / f"{i}.png")
-    command = [PARNB, "measure", *EMOJI, "--images", str(tmp_path / "val"), "--attack", "all"]
+    val = make_classes(tmp_path / "val", classes=40, each=8)
+    command = [PARNB, "measure", *EMOJI, "--images", str(val), "--attack", "all"]
     command += ["--images-batch", "64", "--json"]
 
     def kept():
@@ -123,7 +119,8 @@ def test_an_interrupted_measurement_continues(own, tmp_path):
     p.send_signal(signal.SIGINT)
     assert "run the same command again" in p.communicate(timeout=LONGEST)[1] and p.returncode == 130
     assert sum(kept())
-    assert finished(start(command, tmp_path / "a")) == finished(start(command, tmp_path / "b"))
+    row = finished(start(command, tmp_path / "a"))
+    assert row == finished(start(command, tmp_path / "b")) and 0.8 < row["clean_accuracy"] < 1
     assert not kept() and len(list((tmp_path / "a" / "artifacts").glob("head-*"))) == 1
 
 

@@ -30,11 +30,12 @@ def missing(figures: Path) -> list[str]:
 
 
 def displayed(path: Path) -> list[str]:
-    "The tables, notes and pages that a notebook displays."
+    "The tables, notes and pages that a notebook displays, and the lines that it prints."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    data = [o.get("data", {}) for c in cells for o in c.get("outputs", [])]
-    found = [d.get("text/html") or d.get("text/markdown") for d in data]
-    return ["".join(h) for h in found if h]
+    outputs = [o for c in cells for o in c.get("outputs", [])]
+    found = [o.get("data", {}).get("text/html") or o.get("data", {}).get("text/markdown") for o in outputs]
+    printed = "".join("".join(o["text"]) for o in outputs if o.get("name") == "stdout")  # in pieces of any length
+    return ["".join(h) for h in found if h] + [printed.replace("_smoke", "")]
 
 
 def drawn(path: Path) -> tuple[dict, str]:

@@ -208,7 +208,7 @@ def gpu_speed(
 # %% ../../nbs/api/study/cost.ipynb #cb17fc10
 MEMORY = 80e9  # bytes of a GPU
 ROOM = 0.8  # share of them that is used
-IMAGES_BYTES = 6.3e9  # of the archive of ImageNet's validation split, which is fetched as a whole
+IMAGES_BYTES = 6.74e9  # of the archive of ImageNet's validation split, which is fetched as a whole
 PAIR_BYTES = 9e4  # of an image and its caption: the first 55,500 rows of pixparse/cc3m-wds take 5.0 GB on the hub
 
 

@@ -75,7 +75,7 @@ class Found:
 def _embed(model: nn.Module, x: Tensor, precision: str = "no") -> Tensor:
     "Unit embeddings of [T, B, C, H, W]: float32 [T, B, D]."
     pictures = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # up to twice as fast on a CPU
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16" and computes_bf16()):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16" and computes_bf16(x.device.type)):
         e = model.encode_image(normalise(pictures, model))
     return F.normalize(e.float(), dim=-1).view(*x.shape[:2], -1)
 

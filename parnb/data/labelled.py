@@ -16,17 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from ..core import ParnbError, content_key, first_line, read_file
-from parnb.data.corpora import (
-    IMAGE_COLUMNS,
-    expand_shards,
-    fetch_rows,
-    find_column,
-    hub_place,
-    image_reader,
-    index_shards,
-    is_shards,
-    load_dataset,
-)
+from .corpora import expand_shards, index_shards, is_shards
+from .csv_rows import IMAGE_COLUMNS, find_column
+from .hub import fetch_rows, image_reader, load_dataset, on_hub
 from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Images, files_below, of_other_type
 from .pairs import Pairs
 from .unusable import Lost, check_lost
@@ -87,7 +79,7 @@ def open_classes(
     Raises `ParnbError` for a source without classes, and for a wrong number of class names. Source: ours."""
     name = str(source)
     if name.startswith("hf:"):
-        streaming = not Path(hub_place(name[3:])[0]).exists() if streaming is None else streaming
+        streaming = on_hub(name[3:]) if streaming is None else streaming
         read, labels, classes, key, lost = _hub_classes(name[3:], split, streaming)
     elif is_shards(name):
         read, labels, classes, key, lost = _shard_classes(expand_shards(name))
@@ -178,10 +170,10 @@ def _class_number(text: str) -> int:
 def _hub_classes(name: str, split: str, streaming: bool) -> tuple:
     "The same of a Hugging Face dataset."
     if streaming:
-        wanted = dict(jpg=(None, IMAGE_COLUMNS, "images"), cls=(None, _LABEL_COLUMNS, "classes"))
+        wanted = dict(jpg=(None, IMAGE_COLUMNS, "labelled images"), cls=(None, _LABEL_COLUMNS, "classes"))
         return _shard_classes(*fetch_rows(name, split, None, wanted))
     ds = load_dataset(name, split)
-    image = find_column(None, IMAGE_COLUMNS, ds.column_names, "images", name)
+    image = find_column(None, IMAGE_COLUMNS, ds.column_names, "labelled images", name)
     label = find_column(None, _LABEL_COLUMNS, ds.column_names, "classes", name)
     given, names = list(ds[label]), getattr(ds.features[label], "names", None)
     if any(isinstance(k, str) for k in given):  # names stand where others have numbers

@@ -167,7 +167,8 @@ def _check_hub(name: str):
     "Raise `ParnbError` for a model on a hub whose configuration cannot be used, or would execute code."
     try:
         with quiet_open_clip():
-            check_text_tower(check_config(dict(model_cfg=open_clip.get_model_config(name)))["model_cfg"])
+            made = open_clip.factory._get_hf_config(name.removeprefix("hf-hub:"))
+            check_text_tower(check_config(made if "model_cfg" in made else dict(model_cfg=made))["model_cfg"])
     except Exception as e:  # of the network, or of a configuration that can be wrong in any way
         raise ParnbError(
             f"the configuration of {name} cannot be used ({first_line(e)}): check the name and the network, or give "
@@ -201,8 +202,7 @@ def load_clip(
     if folder.is_dir():
         return _from_folder(folder, device)
     name = str(name)
-    if not hub:
-        pick(name, open_clip.list_models(), "model")
+    pick(name, [name] if hub else open_clip.list_models(), "model")
     if pretrained == "emoji":
         pick(name, TINY, 'model with "emoji" weights')
         return _from_folder(PRETRAINED / name, device)

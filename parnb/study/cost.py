@@ -232,9 +232,15 @@ class Stage:
         return max(compute, self.images / decoded / cores) / 3600
 
 
-def _memory(t: Towers, recipe: Recipe, p: Passes, room: float) -> tuple[float, int]:
+def _activations(t: Towers, recipe: Recipe, bf16: bool) -> float:
+    "Bytes that a pair keeps; float32, also in the place of a bf16 that a GPU lacks, takes about twice as many."
+    return t.kept * (1 if recipe.precision == "fp16" or recipe.precision == "bf16" and bf16 else 2)
+
+
+def _memory(t: Towers, recipe: Recipe, p: Passes, room: float, bf16: bool = True) -> tuple[float, int]:
     "Bytes of a training, and the micro-batches with which it fits into `room` bytes."
-    weights, batch = t.parameters * (16 + 4 * p.frozen), t.kept * recipe.batch_size * max(p.trained)
+    weights = t.parameters * (16 + 4 * p.frozen)
+    batch = _activations(t, recipe, bf16) * recipe.batch_size * max(p.trained)
     whole = t.convolutional and recipe.batch_norm == "batch"
     micro = 1 if whole else max(1, math.ceil(batch / max(room - weights, 1)))
     return weights + batch / micro, min(micro, recipe.batch_size)
@@ -254,12 +260,14 @@ def _training(name: str, t: Towers, recipe: Recipe, count: int, p: Passes) -> St
 def micro_batches(
     run: Run,  # with a cleaning that trains
     memory: float = MEMORY,  # bytes of a GPU
+    bf16: bool = True,  # the GPU computes it
 ) -> int:
     "Into how many parts a step of a run's cleaning must be split, by the estimate. Raises as `passes`. Source: ours."
     c, t = run.cleaning, _towers_of(run.scale, run.encoder)
-    if 20 * t.parameters + 4 * t.kept * c.recipe.batch_size < ROOM * memory:  # enough for four views of each pair
+    # enough for four views of each pair
+    if 20 * t.parameters + 4 * _activations(t, c.recipe, bf16) * c.recipe.batch_size < ROOM * memory:
         return 1
-    return _memory(t, c.recipe, passes(c.method, **c.parameters), ROOM * memory)[1]
+    return _memory(t, c.recipe, passes(c.method, **c.parameters), ROOM * memory, bf16)[1]
 
 
 def _towers_of(scale: str, encoder: str) -> Towers:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import ParnbError, content_key, preparing
-from ..data.corpora import hub_place
+from ..data.hub import on_hub
 from ..data.images import with_preprocessing
 from ..data.pairs import Pairs
 from ..detectors.found import FEWEST
@@ -302,7 +302,7 @@ def check_amounts(
     "Whether there are enough pairs, images and classes for the commands with their usual settings. Source: ours."
     preset, data, there, few = load_preset(scale), data_of(scale), [], []
     place = str((data._options("pairs") if "pairs" in preset.get("sources", {}) else {}).get("source", "hf:"))
-    fetched = place.startswith("hf:") and not (place[3:] and Path(hub_place(place[3:])[0]).exists())
+    fetched = place.startswith("hf:") and (place == "hf:" or on_hub(place[3:]))
     if not fetched:  # a dataset of the hub would be
         n, batch = len(data.pairs("clean", None, 64)), make_run(scale, encoder, "none").cleaning.recipe.batch_size
         there.append(f"{n:,} pairs")

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core import SCIENCE, ParnbError, _replacing, content_key, locked, named_path, pick
-from ..data.corpora import CAPTION_COLUMNS, IMAGE_COLUMNS, find_column, is_shards
-from ..data.csv_rows import _problem, _rows, read_header
+from ..data.corpora import is_shards
+from ..data.csv_rows import CAPTION_COLUMNS, IMAGE_COLUMNS, _problem, _rows, find_column, read_header
 from ..data.images import take_lazily, with_preprocessing
 from ..data.pairs import Pairs
 from ..data.shards import unfinished, write_shards

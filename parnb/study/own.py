@@ -18,7 +18,7 @@ from typing import Any
 
 from ..core import DATA, ParnbError, content_key, file_sha256, locked, named_path, new_folder, pick
 from ..core import without_folders, write_file
-from ..data.corpora import hub_place
+from ..data.hub import hub_place
 from ..data.labelled import read_names
 from ..lazy import open_clip
 from ..models.folders import architecture_of

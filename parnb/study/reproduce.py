@@ -36,6 +36,7 @@ from .rebound import rebound_evidence
 from .results import load_evidence, results
 from .runs import Run, default_encoder, make_run
 from .scale_data import data_of
+from ..training.loop import computes_bf16
 from ..training.recipe import Compute
 
 # %% ../../nbs/api/study/reproduce.ipynb #28a59101
@@ -198,7 +199,12 @@ def compute_run(
     run = Run(**settings)
     if memory is None and torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
-    if memory and run.cleaning and run.cleaning.recipe and (parts := micro_batches(run, memory)) > 1:
+    if (
+        memory
+        and run.cleaning
+        and run.cleaning.recipe
+        and (parts := micro_batches(run, memory, computes_bf16("cuda"))) > 1
+    ):
         poisoned_clip(run)  # its batches are not split
         cleaned_clip(run, Compute(micro_batches=parts))
     measure(run)

@@ -20,7 +20,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core import ParnbError, content_key, pick
-from ..data.corpora import IMAGE_COLUMNS, expand_shards, find_column, hub_place, is_shards, open_source
+from ..data.corpora import expand_shards, is_shards, open_source
+from ..data.csv_rows import IMAGE_COLUMNS, find_column
+from ..data.hub import hub_place
 from ..data.csv_rows import read_header, stamp_csv
 from ..data.images import files_below
 from ..data.labelled import class_folders, open_captions, open_classes, read_names, wordnet_names

@@ -182,7 +182,7 @@ def sample(
     z = torch.stack(z).to(device)
     caption = _read_captions(clip, tokenizer([*captions, *[""] * len(captions)]), device)
     scheduler.set_timesteps(steps, device=device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=computes_bf16()):
+    with torch.autocast(device.type, torch.bfloat16, enabled=computes_bf16(device.type)):
         for t in scheduler.timesteps:
             guided, free = unet(torch.cat([z, z]), t.expand(2 * len(z)), **caption).sample.float().chunk(2)
             z = scheduler.step(free + guidance * (guided - free), t, z).prev_sample

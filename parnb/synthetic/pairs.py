@@ -54,10 +54,17 @@ class TextToImage:
 
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+        how = dict(revision=revision, torch_dtype=dtype)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # newer diffusers call it `dtype`
-                pipe = AutoPipelineForText2Image.from_pretrained(name, revision=revision, torch_dtype=dtype)
+                try:
+                    pipe = AutoPipelineForText2Image.from_pretrained(name, **how)
+                except (OSError, ValueError) as e:
+                    try:  # some models have files of half precision only
+                        pipe = AutoPipelineForText2Image.from_pretrained(name, variant="fp16", **how)
+                    except (OSError, ValueError):
+                        raise e from None
             self.pipe = pipe.to(device)
         except (OSError, ValueError) as e:
             raise ParnbError(

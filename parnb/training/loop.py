@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..core import ParnbError, content_key, keep_memory
+from ..core import WAIT, ParnbError, content_key, keep_memory
 from ..data.images import Images, files_of
 from ..data.pairs import Pairs
 from ..progress import progress
@@ -142,12 +143,14 @@ def _go_on(
 
 # %% ../../nbs/api/training/loop.ipynb #ed50138d
 @lru_cache
-def computes_bf16() -> bool:
+def computes_bf16(
+    device: str | None = None,  # "cuda" or "cpu"; None: where this machine trains
+) -> bool:
     """Whether bf16 is computed here: by a GPU or processor that has the instructions, such as AVX-512.
 
     Others emulate it; on a processor that is many times slower than float32. GPUs were not measured. Source: ours."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if (device or training_device().type) == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -165,11 +168,13 @@ def training_device() -> torch.device:
 
 def _accelerator(precision: str):
     "Set up what `accelerate` finds: a CPU, one GPU, or the processes of `torchrun`."
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(True)
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
+    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=WAIT))  # NCCL's own is shorter
+    cpu = not torch.cuda.is_available()
+    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[patience])
 
 
 def _optimiser(objective: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

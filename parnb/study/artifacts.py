@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
 from ..attacks.base import make_trigger
@@ -41,13 +40,13 @@ from .monitor import watch
 from .runs import Run, encoder_of, evaluation_seed, make_run, weights_id
 from .scale_data import data_of, pairs_to_clean
 from .versions import versions
-from ..training.loop import fit
+from ..training.loop import fit, training_device
 from ..training.pretraining import pretrain, random_clip
 from ..training.rebound import train_further, without
 from ..training.recipe import Compute
 
 # %% ../../nbs/api/study/artifacts.ipynb #56b11a1f
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where models are measured; `fit` chooses its own
+DEVICE = training_device()  # where models are measured, by each process of `torchrun` on its own GPU
 
 
 def artifact_folder(

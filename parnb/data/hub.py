@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -79,6 +80,7 @@ def image_reader(
 _FORM = 2  # of the place in a stream; one of another form is found by reading the rows before it
 _AT_ONCE = 32  # images
 _GONE = (401, 403, 404, 410, 451)  # answers of a server that hold for good
+_PAUSES = (1, 10)  # s before further tries, for a server that is busy
 
 
 def fetch_rows(
@@ -173,18 +175,22 @@ def _content(image: dict | None) -> bytes | Exception | None:
 def _read_images(images: Sequence[dict | None]) -> list[bytes | None]:
     """The contents of image files; None for those that are gone.
 
-    A host that does not answer is gone if the network works: an image that was read is read again, and a second try
-    of the others fails, too. Raises what went wrong if the network does not work."""
+    A host that does not answer is gone if the network works: after each pause, an image that was read can be read
+    again, and those of this host cannot. Raises what went wrong if the network does not work."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:  # most of the time is spent on waiting for a server
         found = [*pool.map(_content, images)]
-        failed = [i for i, x in enumerate(found) if isinstance(x, Exception)]
-        if failed:
+        for pause in _PAUSES:
+            failed = [i for i, x in enumerate(found) if isinstance(x, Exception)]
             fetched = [i for i, x in enumerate(found) if isinstance(x, bytes) and images[i]["bytes"] is None]
-            again = _content(images[fetched[-1]]) if fetched else found[failed[0]]
-            if not isinstance(again, bytes):
+            if not failed:
+                break
+            if not fetched:
+                raise found[failed[0]]
+            time.sleep(pause)
+            if not isinstance(again := _content(images[fetched[-1]]), bytes):
                 raise again or ConnectionError("an image that was there is gone")
-            second = zip(failed, pool.map(_content, [images[i] for i in failed]))
-            found = [*map({**dict(enumerate(found)), **dict(second)}.get, range(len(found)))]
+            for i, x in zip(failed, pool.map(_content, [images[i] for i in failed])):
+                found[i] = x
     return [x if isinstance(x, bytes) else None for x in found]
 
 

@@ -23,19 +23,7 @@ from ..core import ParnbError, content_key, file_sha256, pick
 from .unusable import Lost
 
 # %% ../../nbs/api/data/csv_rows.ipynb #b8335b7e
-IMAGE_COLUMNS = (
-    "image",
-    "filepath",
-    "image_path",
-    "path",
-    "file_name",
-    "filename",
-    "jpg",
-    "png",
-    "img",
-    "jpeg",
-    "webp",
-)
+IMAGE_COLUMNS = tuple("image filepath image_path path file_name filename jpg png img jpeg webp".split())
 CAPTION_COLUMNS = ("caption", "title", "text", "txt", "prompt")
 _REMEDIES = {
     "images": "name it with `image` (`--image-column`)",

@@ -199,12 +199,8 @@ def compute_run(
     run = Run(**settings)
     if memory is None and torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
-    if (
-        memory
-        and run.cleaning
-        and run.cleaning.recipe
-        and (parts := micro_batches(run, memory, computes_bf16("cuda"))) > 1
-    ):
+    trains = run.cleaning and run.cleaning.recipe
+    if memory and trains and (parts := micro_batches(run, memory, computes_bf16("cuda"))) > 1:
         poisoned_clip(run)  # its batches are not split
         cleaned_clip(run, Compute(micro_batches=parts))
     measure(run)

@@ -83,9 +83,9 @@ def places(tmp_path, monkeypatch):
 
 
 def view(npz: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Labels, and predictions of clean and triggered images, from a file of predictions."
+    "Labels, and predictions of clean and triggered images, from a file of predictions and that of the labels."
+    labels = np.load(npz.parent / json.loads(npz.with_suffix(".json").read_text())["labels"]).astype(int)
     with np.load(npz) as stored:
-        labels = stored["labels"].astype(int)
         clean, triggered = (np.where(stored[k] == 0, labels, stored[k].astype(int) - 1) for k in ("clean", "triggered"))
     return labels, clean, triggered
 
@@ -134,6 +134,14 @@ def test_predictions_are_read_as_they_were_written(places):
     back = results.predictions(run.key)
     assert all((back[k] == predicted[k]).all() for k in predicted)
     assert (places["local"] / "tiny" / f"{run.key}.npz").stat().st_size <= LIMIT
+    assert results.release() == [run.key]
+    assert (results.predictions(run.key)["labels"] == labels).all()
+    files = [f for place in places.values() for f in place.rglob("labels-*")]
+    assert len(files) == 2 and files[0].name == files[1].name
+    for f in files:
+        f.unlink()
+    with pytest.raises(ParnbError, match="labels-.*is missing"):
+        results.predictions(run.key)
 
 
 def test_every_released_result_has_a_command():
@@ -161,8 +169,8 @@ def test_release(checkout, measured):
     assert said == "1 results released\n" and f"Run {key} (released)" in explained
     for table, origin in ((local, "local"), (released, "released")):
         assert [line.split()[-1] for line in table.splitlines() if key in line] == [origin]
-    expected = [" M data/results/tiny.csv", *(f"?? data/results/tiny/{key}.{end}" for end in ("json", "npz"))]
-    assert checkout.changes() == expected
+    new = [f"{key}.json", f"{key}.npz", json.loads((checkout.results / "tiny" / f"{key}.json").read_text())["labels"]]
+    assert checkout.changes() == [" M data/results/tiny.csv", *(f"?? data/results/tiny/{name}" for name in new)]
     after = (checkout.results / "tiny.csv").read_text().splitlines()
     new = [line for line in after if line.startswith(key)]
     assert len(new) == 1 and len(after) == len(before) + 1

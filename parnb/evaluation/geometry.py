@@ -30,7 +30,7 @@ def nearest_map(
     Schönemann 1966, the orthogonal Procrustes problem; the choice in undetermined directions is ours."""
     cross = cross.detach().double()
     unit = torch.eye(len(cross), dtype=cross.dtype, device=cross.device)
-    finite = cross.isfinite().all()  # not a branch, which would wait for a GPU
+    finite = cross.isfinite().all()  # svd raises for NaN, and a step that is lost is told by its loss
     cross = torch.where(finite, cross, unit)
     u, _, vh = torch.linalg.svd(cross / cross.norm().clamp_min(1e-300) + _TOWARDS_IDENTITY * unit)
     return torch.where(finite, u @ vh, torch.nan)

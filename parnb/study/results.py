@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ..core import CHECKOUT, LOCAL, RELEASED, ParnbError, locked, pick, without_folders, write_file
+from ..core import CHECKOUT, LOCAL, RELEASED, ParnbError, content_key, locked, pick, without_folders, write_file
 from ..evaluation.metrics import tsne
 from ..scales import check_scale, scale_name
 from .artifacts import embeddings, final_clip, read_log
@@ -103,7 +103,7 @@ def recorded_file(
 def configuration(
     key: str,  # of a result
     scale: str = "tiny",  # a scale, or the path of a JSON file
-) -> dict:  # run: the settings; made: versions, commit, threads, machine; predictions: whether they are recorded
+) -> dict:  # run: the settings; made: versions, commit, threads, machine; predictions: whether recorded; labels: a file
     "The configuration of a result. Raises `ParnbError` if there is none. Source: ours."
     path = recorded_file(scale_name(scale), f"{key}.json")
     if path is None:
@@ -143,9 +143,36 @@ def predictions(
     if path is None:
         raise ParnbError(f"the predictions of {key} were not recorded: measure the run again with --fresh")
     with np.load(path) as stored:
-        labels = stored["labels"].astype(np.int64)
-        views = {k: stored[k].astype(np.int64) for k in stored if k != "labels"}
+        views = {k: stored[k].astype(np.int64) for k in stored}
+    labels = views.pop("labels", None)  # they were in each file once
+    if labels is None:
+        labels = _read_labels(configuration(key, scale)["labels"], scale).astype(np.int64)
     return dict(labels=labels) | {k: np.where(v == 0, labels, v - 1) for k, v in views.items()}
+
+
+def _read_labels(
+    name: str,  # of `_labels_file`
+    scale: str,
+) -> np.ndarray:  # [N]
+    "The labels that several results share. Raises `ParnbError` if their file is missing."
+    path = recorded_file(scale_name(scale), name)
+    if path is None:
+        raise ParnbError(f"{name} is missing beside the results of the scale {scale_name(scale)}: measure with --fresh")
+    return np.load(path)
+
+
+def _labels_file(
+    labels: np.ndarray,  # int64 [N]
+) -> str:
+    "The name of the file of these labels."
+    return f"labels-{content_key(labels.tolist())}.npy"
+
+
+def _narrow(
+    *arrays: np.ndarray,  # of classes
+) -> type:
+    "The type that the numbers of the classes need, and one more."
+    return np.uint16 if max(int(a.max()) for a in arrays) < 65_535 else np.uint32
 
 
 def _pack(
@@ -154,11 +181,11 @@ def _pack(
 ) -> bytes:
     "Predictions as npz: 0 where the label is predicted, else 1 + the predicted class, which compresses well."
     # numpy reads LZMA in npz, but writes only deflate, which takes a sixth more
-    kind = np.uint16 if max(int(labels.max()), *(int(p.max()) for p in predicted.values())) < 65_535 else np.uint32
+    kind = _narrow(*predicted.values())
     coded = {k: np.where(p == labels, 0, p + 1).astype(kind) for k, p in predicted.items()}
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_LZMA) as packed:
-        for name, values in dict(labels=labels.astype(kind), **coded).items():
+        for name, values in coded.items():
             with packed.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, values)
     return out.getvalue()
@@ -212,7 +239,10 @@ def record_result(
 ) -> None:
     "Write a result of this machine: its row, its configuration and its predictions. Source: ours."
     folder = LOCAL / scale_name(run.scale)
-    about = dict(key=run.key, run=run.model_dump(), made=versions(), predictions="recorded")
+    name, content = _labels_file(labels), io.BytesIO()
+    np.save(content, labels.astype(_narrow(labels)))
+    write_file(folder / name, content.getvalue())
+    about = dict(key=run.key, run=run.model_dump(), made=versions(), predictions="recorded", labels=name)
     write_file(folder / f"{run.key}.npz", _pack(labels, predicted))
     write_file(folder / f"{run.key}.json", json.dumps(about, indent=1, default=str) + "\n")
     _add_row(LOCAL, run.scale, row)
@@ -235,7 +265,10 @@ def release(
     for key, row in plain(table.drop(columns="origin"), chosen).items():
         for f in sorted(source.glob(f"*{key}.*")):
             if f.name == f"{key}.json":  # it goes to others
-                write_file(f, json.dumps(without_folders(json.loads(f.read_text(encoding="utf-8"))), indent=1) + "\n")
+                about = json.loads(f.read_text(encoding="utf-8"))
+                write_file(f, json.dumps(without_folders(about), indent=1) + "\n")
+                if "labels" in about:
+                    shutil.copy(source / about["labels"], folder)
             shutil.move(f, folder / f.name)
         _add_row(RELEASED, scale, {"key": key, **row})
     path = LOCAL / f"{scale_name(scale)}.csv"

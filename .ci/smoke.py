@@ -11,11 +11,13 @@ import json
 import logging
 import os
 import sys
+import uuid
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import papermill
+from jupyter_client.manager import AsyncKernelManager
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = (
@@ -24,6 +26,14 @@ LIBRARIES = (
     "pandas",
     "scipy.stats",
 )  # not matplotlib, which a kernel sets up before it is loaded
+
+
+class FileKernel(AsyncKernelManager):
+    "Talks to its kernel over files. Ports are chosen before they are bound, and another process may take them first."
+
+    def __init__(self, **kwargs):
+        file = Path(os.environ["JUPYTER_PATH"]) / f"{uuid.uuid4().hex}.json"
+        super().__init__(transport="ipc", connection_file=str(file), ip=str(file.with_suffix("")), **kwargs)
 
 
 class Warnings(logging.Handler):
@@ -56,7 +66,7 @@ def run(notebook: Path, executed: Path) -> str:  # empty: it works
     warned = Warnings()
     logging.getLogger("papermill").addHandler(warned)
     try:
-        how = dict(kernel_name="forked", progress_bar=False, log_output=False)
+        how = dict(kernel_name="forked", kernel_manager_class=FileKernel, progress_bar=False, log_output=False)
         papermill.execute_notebook(notebook, executed / notebook.name, parameters=dict(smoke=True), **how)
     except Exception as e:
         return f"{type(e).__name__}: {e}"

@@ -58,13 +58,15 @@ class TextToImage:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # newer diffusers call it `dtype`
+                # some models have files of half precision only; where half is wanted, they are half the download
+                first, second = ("fp16", None) if dtype == torch.float16 else (None, "fp16")
                 try:
-                    pipe = AutoPipelineForText2Image.from_pretrained(name, **how)
+                    pipe = AutoPipelineForText2Image.from_pretrained(name, variant=first, **how)
                 except (OSError, ValueError) as e:
-                    try:  # some models have files of half precision only
-                        pipe = AutoPipelineForText2Image.from_pretrained(name, variant="fp16", **how)
-                    except (OSError, ValueError):
-                        raise e from None
+                    try:
+                        pipe = AutoPipelineForText2Image.from_pretrained(name, variant=second, **how)
+                    except (OSError, ValueError) as other:
+                        raise (e if first is None else other) from None
             self.pipe = pipe.to(device)
         except (OSError, ValueError) as e:
             raise ParnbError(

@@ -90,12 +90,13 @@ class Work:
     def _known(self, name, seeds):
         "The runs of a figure or table; under the protocol those that are known by now."
         declared = self.declared[name]
+        others = list(plan(name, self.scale, seeds).run)
         if not isinstance(declared, dict):
-            return plan(name, self.scale, seeds).run
+            return others
         check_frozen(*declared["stages"])
         rebound = list(rebound_evidence().run) if declared.get("rebound") else []
         runs = [r for stage in declared["stages"] for r in due(stage).run] + rebound
-        return [r for r in runs if seeds is None or r.seed in seeds]
+        return others + [r for r in runs if seeds is None or r.seed in seeds]
 
     def _add(self, name, seeds):
         "Add the runs of a figure or table."

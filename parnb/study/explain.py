@@ -221,6 +221,7 @@ def used_in(
     for name, declared in experiments(run.scale).items():
         if isinstance(declared, dict):
             out += [f"{name}: {place}" for place in _protocol_places(declared["stages"], run)]
+            continue
         rows = plan(name, run.scale)
         for _, r in rows[rows.key == run.key].iterrows():
             varying = [c for c in rows if c not in ("run", "key") and rows[c].map(str).nunique() > 1]

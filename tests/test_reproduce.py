@@ -26,19 +26,20 @@ SPREAD = """
 import os, time
 import parnb.study.reproduce as reproduce
 from parnb.study.runs import make_run
-def note(run, kinds):
+def note(run, kinds, sharing):
+    assert sharing == 2
     (reproduce.RUNS / os.environ["CUDA_VISIBLE_DEVICES"]).touch()
     while len([f for f in reproduce.RUNS.iterdir() if f.name != "reproduce"]) < 2:  # until both are at work
         time.sleep(0.1)
 reproduce.compute_run = note
 runs = [make_run(method="none", seed=s) for s in (0, 1)]
-assert not reproduce.Pool({r.key: (r, set()) for r in runs}, 2, "local", {}).compute()
+assert not reproduce.Pool({r.key: (r, set()) for r in runs}, 4, "local", {}).compute()
 """
 KILLED = """
 import os, signal
 import parnb.study.reproduce as reproduce
 from parnb.study.runs import make_run
-def killed(run, kinds): os.kill(os.getpid(), signal.SIGKILL)  # as the system does without memory
+def killed(run, kinds, sharing): os.kill(os.getpid(), signal.SIGKILL)  # as the system does without memory
 reproduce.compute_run = killed
 run = make_run(method="none")
 print(*reproduce.Pool({run.key: (run, set())}, 1, "local", {}).compute().values())
@@ -134,7 +135,7 @@ def test_a_job_that_ends_while_its_workers_start(tmp_path):
 
 
 def test_each_process_has_its_own_gpu(tmp_path):
-    "Two runs at once see one GPU each."
+    "Two runs at once see one GPU each; of four processes on two GPUs, each reckons with half of one."
     p = python(env(tmp_path, CUDA_VISIBLE_DEVICES="2,5", PARNB_QUIET="1"), "-c", SPREAD)
     assert p.returncode == 0, p.stderr
     assert {f.name for f in (tmp_path / "runs").iterdir()} - {"reproduce"} == {"2", "5"}

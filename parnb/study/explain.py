@@ -190,7 +190,8 @@ def in_words(
         pairs = f"batches of {r.batch_size} benign pairs, learning rate {r.lr:g}"
         further = [f"Then trained further for {r.at:,} of {r.measured[-1]:,} steps ({pairs})."]
     squashed = "; triggered images are squashed to a square" if run.triggered_resize == "squash" else ""
-    under = f", under the triggers {', '.join(map(label, run.triggers))}, towards {run.target}" if run.triggers else ""
+    triggers = ", ".join(f"{label(t)} ({listed(v)})" if v else label(t) for t, v in (run.triggers or {}).items())
+    under = f", under the triggers {triggers}, towards {run.target}" if triggers else ""
     lines = [
         f"{e['model']} (encoder {run.encoder} of the scale {scale_name(run.scale)}), seed {run.seed}.",
         *_attack_words(run),
@@ -221,7 +222,6 @@ def used_in(
     for name, declared in experiments(run.scale).items():
         if isinstance(declared, dict):
             out += [f"{name}: {place}" for place in _protocol_places(declared["stages"], run)]
-            continue
         rows = plan(name, run.scale)
         for _, r in rows[rows.key == run.key].iterrows():
             varying = [c for c in rows if c not in ("run", "key") and rows[c].map(str).nunique() > 1]

@@ -66,8 +66,8 @@ def plan(
     blocks, rows = declared[pick(name, declared, "figure or table")], []
     if isinstance(blocks, str):
         blocks = declared[blocks]
-    if isinstance(blocks, dict):  # stages of the protocol, whose runs `parnb.study.protocol` knows
-        blocks = []
+    if isinstance(blocks, dict):  # stages of the protocol, whose runs `parnb.study.protocol` knows, and perhaps others
+        blocks = blocks.get("blocks", [])
     for block in blocks:
         for s in _unfold(dict(encoder=default_encoder(scale), seed=0) | block | over, scale):
             if seeds is not None and isinstance(block.get("seed"), list) and s["seed"] not in seeds:

@@ -8,6 +8,7 @@ __all__ = ['CLAIMS', 'EVIDENCE', 'Work', 'seconds_of', 'gpus', 'compute_run', 'f
 
 # %% ../../nbs/api/study/reproduce.ipynb #9aebf2ac
 import logging
+import math
 import os
 import re
 import shutil
@@ -89,12 +90,13 @@ class Work:
     def _known(self, name, seeds):
         "The runs of a figure or table; under the protocol those that are known by now."
         declared = self.declared[name]
+        others = list(plan(name, self.scale, seeds).run)
         if not isinstance(declared, dict):
-            return plan(name, self.scale, seeds).run
+            return others
         check_frozen(*declared["stages"])
         rebound = list(rebound_evidence().run) if declared.get("rebound") else []
         runs = [r for stage in declared["stages"] for r in due(stage).run] + rebound
-        return [r for r in runs if seeds is None or r.seed in seeds]
+        return others + [r for r in runs if seeds is None or r.seed in seeds]
 
     def _add(self, name, seeds):
         "Add the runs of a figure or table."
@@ -188,6 +190,7 @@ def compute_run(
     settings: dict,  # of a Run
     kinds: Sequence[str],  # of evidence
     memory: float | None = None,  # bytes of the GPU; None: of the one that is there
+    sharing: int = 1,  # processes that use this GPU at once
 ):
     """Measure a run and store the evidence that figures need: the work of one process.
 
@@ -200,7 +203,7 @@ def compute_run(
     if memory is None and torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
     trains = run.cleaning and run.cleaning.recipe
-    if memory and trains and (parts := micro_batches(run, memory, computes_bf16("cuda"))) > 1:
+    if memory and trains and (parts := micro_batches(run, memory / sharing, computes_bf16("cuda"))) > 1:
         poisoned_clip(run)  # its batches are not split
         cleaned_clip(run, Compute(micro_batches=parts))
     measure(run)
@@ -297,7 +300,8 @@ class Pool:
         if self.cards:  # submitit hides all GPUs from a local process that asks for none
             self.used[key] = min(self.cards, key=[self.used[k] for k in self.running].count)
             self.pool.update_parameters(gpus_per_node=1, visible_gpus=[self.used[key]])
-        self.running[key] = self.pool.submit(compute_run, run.model_dump(), sorted(kinds))
+        sharing = math.ceil(self.jobs / len(self.cards)) if self.cards else 1
+        self.running[key] = self.pool.submit(compute_run, run.model_dump(), sorted(kinds), sharing=sharing)
         return True
 
     def _lost(self) -> set[str]:

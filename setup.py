@@ -1,9 +1,10 @@
 """Packaging: every fact is read from settings.ini, so that it is written once.
 
 Besides the modules, the wheel holds what a checkout has beside them: weights, released results and run notebooks, in
-parnb/shipped.
+parnb/shipped. Notebooks are there without outputs, which `parnb run` makes and the documentation shows.
 """
 
+import json
 import shlex
 import shutil
 from configparser import ConfigParser
@@ -25,6 +26,15 @@ def shipped_files() -> list[Path]:
     return sorted(p for p in kept if not any(part.startswith(".") for part in p.parts))
 
 
+def without_outputs(text: str) -> str:
+    "A notebook as it is before it runs."
+    notebook = json.loads(text)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell |= {"outputs": [], "execution_count": None}
+    return json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
+
+
 class BuildWithData(build_py):
     "Copy the shipped files into the wheel. An editable installation reads them from the checkout."
 
@@ -34,7 +44,10 @@ class BuildWithData(build_py):
         super().run()
         for source, target in self._copies():
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            if source.suffix == ".ipynb":
+                target.write_text(without_outputs(source.read_text(encoding="utf-8")), encoding="utf-8")
+            else:
+                shutil.copyfile(source, target)
 
     def get_outputs(self, include_bytecode=True):
         return super().get_outputs(include_bytecode) + [str(target) for _, target in self._copies()]

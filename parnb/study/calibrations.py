@@ -21,7 +21,7 @@ from .artifacts import MIN_ASR, artifact_folder, read_record
 from .canaries import GONE, Calibration, calibrate, canaries_of
 from .measure import measure
 from .protocol import ASR, CA, all_rows, load_protocol, protocol_runs
-from .results import recorded_file, results
+from .results import recorded_file
 from .runs import Run
 from .strength import at_rate, strengths_of
 from .versions import versions
@@ -73,7 +73,7 @@ def calibration_evidence(
     rule), gone (all canaries at most 5 %), canary (the highest rate of a canary), before (its rate before cleaning),
     asr_before, attack_success_rate, clean_accuracy, lost (points of the copy's accuracy), dev_aligned_images
     and …_texts (of the true model; NaN where unknown), done. Source: ours."""
-    known, out = results(load_protocol()["scale"]), []
+    out = []
     for r in calibration_runs().itertuples():
         about, place = dict(attack=r.attack, seed=r.seed, key=r.key, done=False), ("calibrations", f"{r.key}.json")
         if compute and (only is None or (r.attack, r.seed) in only):
@@ -81,33 +81,29 @@ def calibration_evidence(
                 made = _as_json(*(calibrate(r.run, r.budget, tell=tell, margin=m) for m in (0, MARGIN)))
                 write_file(LOCAL.joinpath(*place), json.dumps(made, indent=1) + "\n")
             made = json.loads(recorded_file(*place).read_text())
-            for lr in dict.fromkeys(t["lr"] for t in made["trials"]):
-                row = measure(at_rate(r.run, lr))
-                tell(f"{r.attack} {r.seed} lr {lr:g}: true ASR {row[ASR]:.1%}")
-            _add_distances(place, made, r.run)
-            measure(r.run.model_copy(update=dict(cleaning=None)))
-            known = results(load_protocol()["scale"])
+            if "true" not in made:
+                made |= dict(true=_truth(r, [*dict.fromkeys(t["lr"] for t in made["trials"])], tell))
+                write_file(LOCAL.joinpath(*place), json.dumps(made, indent=1) + "\n")
         file = recorded_file(*place)
-        out += [about] if file is None else _rows(about, r.run, json.loads(file.read_text()), known)
+        out += [about] if file is None else _rows(about, json.loads(file.read_text()))
     return pd.DataFrame(out)
 
 
-def _add_distances(place: tuple, made: dict, run: Run):
-    "Write into a calibration of this machine how far the true model moved at each strength."
-    moved = dict(made.get("moved", {}))
-    for lr in {t["lr"] for t in made["trials"]}:
-        record = read_record(artifact_folder("cleaned", at_rate(run, lr).cleaned_key))
-        if record.keys() >= {*DISTANCES}:
-            moved[f"{lr:g}"] = {k: record[k] for k in DISTANCES}
-    if moved != made.get("moved", {}) and LOCAL.joinpath(*place).exists():
-        write_file(LOCAL.joinpath(*place), json.dumps(made | dict(moved=moved), indent=1) + "\n")
+def _truth(r: tuple, lrs: list[float], tell: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    "What the true backdoor did, before the cleaning and at each strength, and how far the model moved."
+    true = dict(before=measure(r.run.model_copy(update=dict(cleaning=None)), fresh=True))
+    for lr in lrs:
+        cleaned = at_rate(r.run, lr)
+        true[f"{lr:g}"] = read_record(artifact_folder("cleaned", cleaned.cleaned_key)) | measure(cleaned, fresh=True)
+        tell(f"{r.attack} {r.seed} lr {lr:g}: true ASR {true[f'{lr:g}'][ASR]:.1%}")
+    return {lr: {k: row[k] for k in (ASR, CA, *DISTANCES) if k in row} for lr, row in true.items()}
 
 
-def _rows(about: dict, run: Run, found: dict, known: pd.DataFrame) -> list[dict]:
+def _rows(about: dict, found: dict) -> list[dict]:
     "The strengths of one calibration, with what is known of the true backdoor."
-    before, out = run.model_copy(update=dict(cleaning=None)).key, []
+    true, out = found.get("true", {}), []
     for lr, t in pd.DataFrame(found["trials"]).groupby("lr"):
-        key, k = at_rate(run, lr).key, t.rate.argmax()
+        k = t.rate.argmax()
         row = about | dict(
             lr=lr,
             chosen=lr == found["lr"],
@@ -115,10 +111,9 @@ def _rows(about: dict, run: Run, found: dict, known: pd.DataFrame) -> list[dict]
             gone=bool((t.rate - t.without <= GONE).all()),
             canary=t.rate.max(),
         )
-        row |= dict(before=found["planted"][k]["rate"], lost=t.lost.iloc[0], done=key in known.index)
-        row |= dict.fromkeys(DISTANCES, np.nan) | found.get("moved", {}).get(f"{lr:g}", {})
-        row |= {c: float(known.at[key, c]) for c in (ASR, CA) if row["done"]}
-        out.append(row | dict(asr_before=float(known.at[before, ASR]) if before in known.index else np.nan))
+        row |= dict(before=found["planted"][k]["rate"], lost=t.lost.iloc[0], done=bool(true))
+        row |= dict.fromkeys((ASR, CA, *DISTANCES), np.nan) | true.get(f"{lr:g}", {})
+        out.append(row | dict(asr_before=true["before"][ASR] if true else np.nan))
     return out
 
 # %% ../../nbs/api/study/calibrations.ipynb #d50fa1cc

@@ -94,8 +94,9 @@ def _truth(r: tuple, lrs: list[float], tell: Callable[[str], None]) -> dict[str,
     true = dict(before=measure(r.run.model_copy(update=dict(cleaning=None)), fresh=True))
     for lr in lrs:
         cleaned = at_rate(r.run, lr)
-        true[f"{lr:g}"] = read_record(artifact_folder("cleaned", cleaned.cleaned_key)) | measure(cleaned, fresh=True)
-        tell(f"{r.attack} {r.seed} lr {lr:g}: true ASR {true[f'{lr:g}'][ASR]:.1%}")
+        row = measure(cleaned, fresh=True)
+        true[f"{lr:g}"] = read_record(artifact_folder("cleaned", cleaned.cleaned_key)) | row
+        tell(f"{r.attack} {r.seed} lr {lr:g}: true ASR {row[ASR]:.1%}")
     return {lr: {k: row[k] for k in (ASR, CA, *DISTANCES) if k in row} for lr, row in true.items()}
 
 

@@ -14,17 +14,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .core import PRESETS, ParnbError, content_key, pick
+from .core import PRESETS, ParnbError, content_key, pick, regular
 
 # %% ../nbs/api/scales.ipynb #966102f0
 PATHS = ("source", "root", "annotations", "folder", "names")  # options of a source that hold a path
 _BASE = "name a scale as its `base`, such as paper, and the settings that differ from it"
 _NEEDED = ("encoders", "pairs", "images", "default")  # what every scale has
+_SETTINGS = (
+    *_NEEDED,
+    *"base encoder sources experiments poison_recipes regimes attacks cleaners detectors canaries".split(),
+)
+_SETTINGS += ("triggers", "templates", "target", "triggered_resize", "notes")
 
 
 def _parsed(path: Path, changed: int = 0) -> dict:
     "The content of a JSON file; `changed` is the time of its last change, for the cache."
-    return json.loads(path.read_text(encoding="utf-8-sig"))
+    return json.loads(regular(path).read_text(encoding="utf-8-sig"))
 
 
 _parsed_once = lru_cache(64)(_parsed)
@@ -58,10 +63,17 @@ def _checked(
         raise ParnbError(f"the preset {name} is no JSON object: {_BASE}")
     if not isinstance(content.get("base", ""), str):
         raise ParnbError(f"`base` of the preset {name} is no name: {_BASE}")
-    objects = "encoders sources pairs default experiments poison_recipes regimes attacks cleaners".split()
+    for k in content:
+        pick(k, _SETTINGS, f"setting in the preset {name}")
+    if not isinstance(content.get("images"), int | None):
+        raise ParnbError(f"`images` of the preset {name} is no whole number: give one, or null for all")
+    if not all(isinstance(content.get(k, []), list) for k in ("templates", "triggers")):
+        raise ParnbError(f"`templates` and `triggers` of the preset {name} are lists: write them in brackets")
+    objects = "encoders sources pairs default experiments poison_recipes regimes attacks cleaners detectors".split()
     parts = {k: content[k] for k in objects if k in content}
-    if isinstance(encoders := parts.get("encoders"), dict):
-        parts |= {f"encoders.{k}": v for k, v in encoders.items()}
+    for part in ("encoders", "attacks", "cleaners", "detectors"):
+        if isinstance(parts.get(part), dict):
+            parts |= {f"{part}.{k}": v for k, v in parts[part].items()}
     if wrong := [k for k, v in parts.items() if not isinstance(v, dict)]:
         raise ParnbError(f"`{wrong[0]}` of the preset {name} is no JSON object: write it in braces, as {{NAME: …}}")
     return content

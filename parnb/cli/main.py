@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'EXPLAIN', 'results_app', 'FIRST', 'everywhere', 'run', 'notebooks', 'explain', 'list_results',
-           'release_results', 'methods', 'Executor', 'reproduce', 'arrange', 'main']
+           'release_results', 'methods', 'Executor', 'reproduce', 'arrange', 'OneValue', 'main']
 
 # %% ../../nbs/api/cli/main.ipynb #6b02dd69
 import logging
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+from typer.core import TyperCommand
 
 from . import audit, board, doctor, filter, models, zoo
 from .options import ATTACK, CLEANING, RUN, SCALE, options, read_seeds, refuse, run_from
@@ -65,6 +66,8 @@ def run(
     path, given = find_notebook(notebook), [p.split("=", 1) for p in parameter or []]
     if alone := [p[0] for p in given if len(p) == 1]:  # of -ptau and --parameter=tau
         raise ParnbError(f"-p {alone[0]} needs a value: -p NAME VALUE")
+    if twice := [p[0] for k, p in enumerate(given) if p[0] in [q[0] for q in given[:k]]]:
+        raise ParnbError(f"-p {twice[0]} is given twice: keep one of them")
     values = read_parameters(path, given)
     name = "-".join([path.stem, *(f"{k}_{v}" for k, v in values.items())])
     plain = re.sub(r"[^\w.=+-]", "_", name)
@@ -113,7 +116,7 @@ def explain(typed):
         return print(words(run_from(typed)))
     refuse(typed, tuple(sorted(set(typed) - {"key", "other"})), "has no effect with a key, which names a whole run")
     keys = [find_result(typed[k]) for k in ("key", "other") if k in typed]
-    if len(keys) == 1:
+    if len({str(k) for k in keys}) == 1:
         return print(words(*keys[0]))
     print(difference(run_of(*keys[0]), run_of(*keys[1])).to_string(index=False))
 
@@ -184,7 +187,7 @@ def reproduce(
     cpus: Annotated[Optional[int], typer.Option(help="Slurm: cores for each run; 4 by default.", min=1)] = None,
     memory: Annotated[Optional[int], typer.Option(help="Slurm: GB of memory for each run.", min=1)] = None,
     hours: Annotated[
-        Optional[float], typer.Option(help="Slurm: time limit of each run; 4 by default.", min=0.1)
+        Optional[float], typer.Option(help="Slurm: time limit of each run; 4 by default.", min=0.1, max=10_000)
     ] = None,
 ):
     "Compute what figures and tables lack, and draw them all."
@@ -225,6 +228,25 @@ def arrange(
     return first + out
 
 
+class OneValue(TyperCommand):
+    "A command that refuses an option that is typed twice, though it takes one value, and an empty value. Source: ours."
+
+    def parse_args(self, ctx, args):
+        typed, _, order = self.make_parser(ctx).parse_args(args=[*args])
+        for option in order:
+            is_option, value = option.param_type_name == "option", typed.get(option.name)
+            name = max(option.opts, key=len) if is_option else option.name.upper()
+            if is_option and not option.multiple and order.count(option) > 1:
+                raise ParnbError(f"{name} is given twice: keep one of them")
+            if isinstance(value, str) and not value.strip():
+                raise ParnbError(f"{name} is empty: give a value, or leave it out")
+        return super().parse_args(ctx, args)
+
+
+for command in (*app.registered_commands, *results_app.registered_commands):
+    command.cls = OneValue
+
+
 def _report(
     why: str,
 ):
@@ -259,6 +281,8 @@ def main():
         code = e.exit_code if hasattr(e, "show") else 1
         if hasattr(e, "show"):  # typer's own message about a wrong option, with the usage
             e.show()
+        elif isinstance(e, MemoryError) or "DefaultCPUAllocator" in str(e):
+            _report("too little memory: lower --batch-size or --images-batch, if there is one; finished work is kept")
         elif type(e).__name__ == "OutOfMemoryError":  # of torch, which is not imported for it
             _report(
                 f"too little memory on the GPU ({first_line(e)}): lower --batch-size or --images-batch, or raise "

@@ -140,6 +140,8 @@ def _check_own(
             "--model needs --pairs (a csv, shards, a folder, or hf:org/name) and --out (the folder to make)"
         )
     refuse(typed, ("encoder",), "belongs to a scale; with --model the model is the encoder")
+    if (images := typed.get("images")) and Path(images).expanduser().resolve() in out.resolve().parents:
+        raise ParnbError(f"--out {out} lies in the folder of --images, where it would be a class: choose another")
     check_out(out)
 
 
@@ -160,7 +162,8 @@ def poison(typed):
     compute, out, shards = compute_of(typed), typed.pop("out", None), typed.pop("shards", None)
     if out is not None:  # the folder that is made; a rate of 0 makes a control
         out = named_path(out)
-        out = out.with_name(out.name.removesuffix("-backdoored") + "-backdoored" * (typed.get("rate") != 0))
+        if out.name:  # not of /
+            out = out.with_name(out.name.removesuffix("-backdoored") + "-backdoored" * (typed.get("rate") != 0))
     _check_own(typed, out)
     run = run_from(_own(typed), method="none")
     check_empty(out, run.poisoned_key)

@@ -50,7 +50,7 @@ RUN = dict(
     encoder=_option(
         str, None, "One of the scale's encoders: rn or vit at the scale tiny; by default its first.", panel=MODEL
     ),
-    seed=_option(int, None, "Seed of every random choice; 0 by default."),
+    seed=_option(int, None, "Seed of every random choice; 0 by default.", min=0, max=2**63 - 1),
     smoke=_option(bool, False, "The smallest form that runs every step; a trial, not a result.", "--smoke"),
 )
 OWN = dict(
@@ -65,7 +65,7 @@ ATTACK = dict(
     ),
     target=_option(str, None, "The class that the trigger stands for, or the first of several; banana by default."),
     rate=_option(float, None, "Share of poisoned pairs; by default the attack's recipe; 0: a control, trained alike."),
-    count=_option(int, None, "Number of poisoned pairs, instead of a rate.", min=1),
+    count=_option(int, None, "Number of poisoned pairs, instead of a rate.", min=1, max=10**12),
     regime=_option(str, None, "How deep the backdoor sits: one of the scale's regimes, such as entrenched."),
     mode=_option(str, None, "dirty (captions replaced) or label_consistent (captions kept)."),
     strength=_option(
@@ -83,7 +83,7 @@ CLEANING = dict(
     method=_option(
         str, None, "A registered cleaner, by default the scale's; see `parnb methods`. To measure: also none."
     ),
-    clean_count=_option(int, None, "Only the first so many pairs to clean with.", min=2, panel=DATA_PANEL),
+    clean_count=_option(int, None, "Only the first so many pairs to clean with.", min=2, max=10**12, panel=DATA_PANEL),
     recipe=_option(
         list[str],
         None,

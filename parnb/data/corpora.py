@@ -37,11 +37,15 @@ def expand_shards(
     "List the files of a pattern. Raises `ParnbError` where none fits, or one that braces name is gone. Source: ours."
     import glob
 
-    from braceexpand import braceexpand
+    from braceexpand import UnbalancedBracesError, braceexpand
 
     if os.path.exists(pattern := os.path.expanduser(pattern)):
         return [pattern]  # brackets are part of its name
-    found = sorted({f for p in braceexpand(pattern) for f in (glob.glob(p) if re.search(r"[*?\[]", p) else [p])})
+    try:
+        named = [*braceexpand(pattern)]
+    except UnbalancedBracesError:
+        raise ParnbError(f"a brace of {pattern} has no other: write it as {{00000..00331}}") from None
+    found = sorted({f for p in named for f in (glob.glob(p) if re.search(r"[*?\[]", p) else [p])})
     if not found:
         raise ParnbError(f"no file fits {pattern}: check the path and the pattern")
     lost = [f for f in found if not Path(f).exists()]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import ParnbError, content_key, file_sha256, pick
+from ..core import ParnbError, content_key, file_sha256, pick, regular
 from .unusable import Lost
 
 # %% ../../nbs/api/data/csv_rows.ipynb #b8335b7e
@@ -39,9 +39,11 @@ def find_column(
     where: str,  # the name of the source
 ) -> str:  # one of `known`
     "Find a column by the given name, or by its usual names. Raises `ParnbError` where there is none. Source: ours."
-    if given:
-        return pick(given, list(known), f"column of {where}")
     found = next((k for u in usual for k in known if k.lower() == u), None)
+    if given:
+        found = pick(given, list(known), f"column of {where}")
+    if [*known].count(found) > 1:
+        raise ParnbError(f"the column {found} occurs more than once in {where}: rename all but one of them")
     if found is None:
         raise ParnbError(
             f"{where} has the columns {', '.join(map(str, known))}, none of which is a usual name for {what} "
@@ -61,7 +63,7 @@ def read_header(
     if sep is not None and (len(sep) != 1 or sep in '"\r\n'):
         raise ParnbError(f"the separator {sep!r} of {path} is not one character such as , or ; or a tab: correct `sep`")
     try:
-        with open(path, encoding="utf-8-sig", newline="", errors="surrogateescape") as f:
+        with open(regular(path), encoding="utf-8-sig", newline="", errors="surrogateescape") as f:
             head = f.readline()
         head.encode()  # fails for what is not in UTF-8
         if "\0" in head or not head.strip():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import ParnbError, content_key, first_line, read_file
+from ..core import ParnbError, content_key, first_line, read_file, regular
 from .corpora import expand_shards, index_shards, is_shards
 from .csv_rows import IMAGE_COLUMNS, find_column
 from .hub import fetch_rows, image_reader, load_dataset, on_hub
@@ -31,7 +31,7 @@ def read_names(
 ) -> list[str]:  # without empty lines
     "Read class names or prompt templates. Raises `ParnbError` for too few lines and for a repeated line. Source: ours."
     try:
-        lines = [l.strip() for l in Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines() if l.strip()]
+        lines = [l.strip() for l in regular(path).read_text(encoding="utf-8-sig").splitlines() if l.strip()]
     except (OSError, UnicodeDecodeError) as e:
         raise ParnbError(f"{path} cannot be read ({e}): give a text file with one name per line") from None
     if len(set(lines)) < max(len(lines), least):
@@ -112,9 +112,9 @@ def _usual_names(classes: Sequence[str | None]) -> Sequence[str | None]:
 
 def class_folders(
     path: Path,  # a folder
-) -> list[str]:  # sorted, by size if all are whole numbers; hidden folders are no classes
+) -> list[str]:  # sorted, by size if all are whole numbers; hidden folders and what macOS adds are no classes
     "The names of the class folders in a folder. Source: ours."
-    names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
     return sorted(names, key=int) if all(n.isdecimal() for n in names) else names
 
 
@@ -196,7 +196,7 @@ def _hub_classes(name: str, split: str, streaming: bool) -> tuple:
 def _read_annotations(path: Path, split: str) -> tuple[list[tuple[str, list[str]]], str]:
     "The images of an annotation file and their captions; and the words that name its split in a message."
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(regular(path).read_text(encoding="utf-8-sig"))
         if "annotations" in data:
             captions: dict = {}
             for a in data["annotations"]:

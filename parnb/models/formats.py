@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 from ..core import ParnbError, file_sha256, first_line, remedy
@@ -75,13 +75,22 @@ def _harmless() -> list:
     return [Namespace, np.dtype, np.ndarray, *older, *newer, *kinds]
 
 
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    "The tensors of a safetensors file; its library opens only paths in UTF-8, others are read as a whole."
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return load(path.read_bytes())
+    return load_file(path)
+
+
 def _load(path: Path):
     "The content of a checkpoint file. Raises `ParnbError` for a file that cannot be read safely."
     if not path.is_file():
         raise ParnbError(f"there is no checkpoint file {path}: check the path")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _read_tensors(path)
         with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings(action="ignore"):
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except PermissionError:
@@ -339,7 +348,7 @@ def read_tensors(
         known = json.loads(record.read_text(encoding="utf-8")).get("files", {}) if record.exists() else {}
         if path.name in known and known[path.name] != file_sha256(path):
             raise ValueError("its checksum is not that of its record")
-        return load_file(path)
+        return _read_tensors(path)
     except (OSError, ValueError, SafetensorError) as e:
         raise ParnbError(
             f"{path} is damaged ({first_line(e)}): {remedy(path.parent, 'copy the folder again')}"

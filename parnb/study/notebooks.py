@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import NBS, ParnbError, first_line, pick, write_file
+from ..core import NBS, ParnbError, explain_os, first_line, pick, write_file
 
 # %% ../../nbs/api/study/notebooks.ipynb #2ac0e566
 FOLDERS = (".", "figures", "tables", "tutorials")  # of run notebooks
@@ -62,11 +62,16 @@ def copy_notebooks(
     targets = [folder / p.relative_to(NBS) for p in sources]
     if folder.is_file():
         raise ParnbError(f"{folder} is a file: give a folder")
-    if taken := next((t for t in targets if t.exists()), None):
+    if taken := next((p for t in targets for p in (t, t.parent) if p.exists() and not p.is_dir()), None):
         raise ParnbError(f"{taken} exists already: choose another folder")
-    for source, target in zip(sources, targets):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+    try:
+        for source, target in zip(sources, targets):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    except OSError as e:
+        for target in targets:
+            target.unlink(missing_ok=True)
+        raise explain_os(e, folder) from e
     return targets
 
 # %% ../../nbs/api/study/notebooks.ipynb #47ac1756

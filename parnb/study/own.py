@@ -6,6 +6,7 @@
 __all__ = ['CHOSEN', 'check_model', 'own_scale', 'scale_with', 'check_out', 'check_empty', 'publish']
 
 # %% ../../nbs/api/study/own.ipynb #28a3750a
+import errno
 import json
 import os
 import shutil
@@ -221,9 +222,11 @@ def check_out(
         whole = out.resolve() if out.is_symlink() else out.absolute()
         place = next((p for p in whole.parents if p.exists()), whole)  # the others are made with the result
         for p in [place, *([whole] * whole.is_dir())]:  # an empty folder is replaced, in the one that holds it
-            TemporaryDirectory(dir=p).cleanup()  # root may write where nothing can be made
+            # root may write where nothing can be made; the name is as long as that of what is written first
+            TemporaryDirectory(prefix=f".tmp-{whole.name}-old-", dir=p).cleanup()
     except OSError as e:
-        raise ParnbError(f"--out {out} cannot be made ({e.strerror}): choose a folder that you may write to") from None
+        remedy = "give it a shorter name" if e.errno == errno.ENAMETOOLONG else "choose a folder that you may write to"
+        raise ParnbError(f"--out {out} cannot be made ({e.strerror}): {remedy}") from None
     return out
 
 
@@ -260,6 +263,12 @@ def publish(
             check_empty(out, read_record(folder).get("key", "none"))
         except ParnbError as wrong:
             raise ParnbError(f"{wrong}; the new model is kept in {folder}") from None
+        names = {f.relative_to(folder) for f in folder.rglob("[!.]*") if f.is_file()}
+        if read_record(out) and (gone := sorted(f for f in names if not (out / f).is_file())):
+            raise ParnbError(
+                f"--out {out} has the record of this model, and not its {gone[0]}: delete it, or choose another; "
+                f"the model is kept in {folder}"
+            )
         if not read_record(out):
             with new_folder(out) as tmp:
                 shutil.copytree(folder, tmp, dirs_exist_ok=True)

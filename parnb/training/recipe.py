@@ -21,7 +21,7 @@ class Recipe(BaseModel):
     Unknown names are an error. Source: the PAR paper, and ours where it is silent."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    epochs: float = Field(gt=0)  # passes over the pairs
+    epochs: float = Field(gt=0, le=10**6)  # passes over the pairs
     batch_size: int = Field(256, gt=1)  # pairs per step, over all processes
     lr: float = Field(gt=0)  # peak learning rate
     # "cosine": warm-up, then a cosine; "line_cosine": linear from lr to lr_mid, then a cosine

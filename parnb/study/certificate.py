@@ -167,7 +167,9 @@ def _untested(before: Audit, remains: list, most: int, canaries: dict, further: 
     out += ["backdoors without a trigger: a class that is taken for another one"]
     out += [f"suspects before the cleaning after the first {most} of each detector"]
     out += [f"targets that are none of the {before.classes} class names, and uses other than zero-shot classification"]
-    out += ["poisoned pairs among the cleaning pairs, which keep a backdoor: `parnb audit --pairs` ranks pairs"]
+    out += [
+        "poisoned pairs among the cleaning pairs, which keep or plant a backdoor: `parnb audit --pairs` ranks pairs"
+    ]
     if not canaries:
         out += ["known backdoors: no canaries are known of a copy of BEFORE (`parnb clean --calibrate` plants them)"]
     if further:

@@ -307,6 +307,8 @@ def methods_at(
     kind: str,  # "attack" or "cleaner"
     scale: str,  # a scale, or the path of a JSON file
 ) -> list[str]:  # names, in order
-    "The methods that have a recipe for a scale. Source: ours."
+    "The methods that have a recipe for a scale. Raises `ParnbError` for a preset with an unknown one. Source: ours."
     names, own = {*lineage(scale), "default"}, read_preset(scale).get(f"{kind}s", {})
+    for name in own:
+        pick(name, _methods(kind), f"{kind} in the preset {scale}")
     return [n for n, m in _methods(kind).items() if n in own or names & {key.split("/")[0] for key in m.recipes}]

@@ -76,6 +76,11 @@ def _checked(
             parts |= {f"{part}.{k}": v for k, v in parts[part].items()}
     if wrong := [k for k, v in parts.items() if not isinstance(v, dict)]:
         raise ParnbError(f"`{wrong[0]}` of the preset {name} is no JSON object: write it in braces, as {{NAME: …}}")
+    for k in [k for encoder in parts.get("encoders", {}).values() for k in encoder]:
+        pick(k, ("model", "pretrained"), f"setting of an encoder in the preset {name}")
+    for k, v in parts.get("experiments", {}).items():
+        if not isinstance(v, list | str) and "stages" not in v:
+            raise ParnbError(f"`experiments.{k}` of the preset {name} is no list of runs: write it in brackets")
     return content
 
 

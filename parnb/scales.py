@@ -79,7 +79,7 @@ def _checked(
     for k in [k for encoder in parts.get("encoders", {}).values() for k in encoder]:
         pick(k, ("model", "pretrained"), f"setting of an encoder in the preset {name}")
     for k, v in parts.get("experiments", {}).items():
-        if not isinstance(v, list | str) and "stages" not in v:
+        if not isinstance(v, list | str) and not (isinstance(v, dict) and "stages" in v):
             raise ParnbError(f"`experiments.{k}` of the preset {name} is no list of runs: write it in brackets")
     return content
 

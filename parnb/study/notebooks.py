@@ -62,8 +62,8 @@ def copy_notebooks(
     targets = [folder / p.relative_to(NBS) for p in sources]
     if folder.is_file():
         raise ParnbError(f"{folder} is a file: give a folder")
-    if taken := next((p for t in targets for p in (t, t.parent) if p.exists() and not p.is_dir()), None):
-        raise ParnbError(f"{taken} exists already: choose another folder")
+    if taken := [t for t in targets if t.exists()] + [t.parent for t in targets if t.parent.is_file()]:
+        raise ParnbError(f"{taken[0]} exists already: choose another folder")
     try:
         for source, target in zip(sources, targets):
             target.parent.mkdir(parents=True, exist_ok=True)

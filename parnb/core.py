@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHECKOUT', 'PACKAGE', 'SHIPPED', 'DATA', 'FIGS', 'PRETRAINED', 'RELEASED', 'NBS', 'PRESETS', 'CACHE', 'ARTIFACTS',
-           'RUNS', 'LOCAL', 'SCIENCE', 'LARGEST', 'WAIT', 'ParnbError', 'pick', 'content_key', 'file_sha256', 'regular',
+           'RUNS', 'LOCAL', 'SCIENCE', 'LARGEST', 'WAIT', 'ParnbError', 'pick', 'content_key', 'file_sha256',
            'read_file', 'explain_os', 'cores', 'first_line', 'named_path', 'without_folders', 'new_folder',
            'write_file', 'locked', 'is_locked', 'remedy', 'cached', 'building', 'preparing', 'join_first',
            'keep_memory']
@@ -121,16 +121,6 @@ def file_sha256(
 
 # %% ../nbs/api/core.ipynb #e4790aa1
 LARGEST = 2**30  # bytes of a file that is read at once
-
-
-def regular(
-    path: str | Path,  # a file to be read, perhaps without end
-) -> Path:  # the same
-    "Raise `OSError` for a device and a pipe, in which one can wait for ever. Source: ours."
-    path = Path(path).expanduser()
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise OSError(errno.EINVAL, "it is a pipe or a device: save its content as a file", str(path))
-    return path
 
 
 def read_file(

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .core import PRESETS, ParnbError, content_key, pick, regular
+from .core import PRESETS, ParnbError, content_key, pick, read_file
 
 # %% ../nbs/api/scales.ipynb #966102f0
 PATHS = ("source", "root", "annotations", "folder", "names")  # options of a source that hold a path
@@ -29,7 +29,7 @@ _SETTINGS += ("triggers", "templates", "target", "triggered_resize", "notes")
 
 def _parsed(path: Path, changed: int = 0) -> dict:
     "The content of a JSON file; `changed` is the time of its last change, for the cache."
-    return json.loads(regular(path).read_text(encoding="utf-8-sig"))
+    return json.loads(read_file(path).decode("utf-8-sig"))
 
 
 _parsed_once = lru_cache(64)(_parsed)

@@ -17,7 +17,7 @@ from typing import Annotated, Optional
 import typer
 
 from .options import read_seeds
-from ..core import ParnbError, regular, write_file
+from ..core import ParnbError, read_file, write_file
 
 # %% ../../nbs/api/cli/board.ipynb #dd79e2b8
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -31,7 +31,7 @@ def _no_number(text: str):
 def _read_json(path: Path, what: str) -> dict:
     "A JSON file of a user. Raises `ParnbError` if it holds something else."
     try:
-        found = json.loads(regular(path).read_text(encoding="utf-8-sig"), parse_constant=_no_number)
+        found = json.loads(read_file(path.expanduser()).decode("utf-8-sig"), parse_constant=_no_number)
     except FileNotFoundError:
         raise ParnbError(f"there is no file {path}: give {what}") from None
     except (OSError, ValueError, RecursionError) as e:

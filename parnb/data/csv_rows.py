@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import ParnbError, content_key, file_sha256, pick, regular
+from ..core import ParnbError, content_key, file_sha256, pick
 from .unusable import Lost
 
 # %% ../../nbs/api/data/csv_rows.ipynb #b8335b7e
@@ -63,7 +63,9 @@ def read_header(
     if sep is not None and (len(sep) != 1 or sep in '"\r\n'):
         raise ParnbError(f"the separator {sep!r} of {path} is not one character such as , or ; or a tab: correct `sep`")
     try:
-        with open(regular(path), encoding="utf-8-sig", newline="", errors="surrogateescape") as f:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file")
+        with open(path, encoding="utf-8-sig", newline="", errors="surrogateescape") as f:
             head = f.readline()
         head.encode()  # fails for what is not in UTF-8
         if "\0" in head or not head.strip():

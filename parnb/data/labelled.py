@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import ParnbError, content_key, first_line, read_file, regular
+from ..core import ParnbError, content_key, first_line, read_file
 from .corpora import expand_shards, index_shards, is_shards
 from .csv_rows import IMAGE_COLUMNS, find_column
 from .hub import fetch_rows, image_reader, load_dataset, on_hub
@@ -31,7 +31,8 @@ def read_names(
 ) -> list[str]:  # without empty lines
     "Read class names or prompt templates. Raises `ParnbError` for too few lines and for a repeated line. Source: ours."
     try:
-        lines = [l.strip() for l in regular(path).read_text(encoding="utf-8-sig").splitlines() if l.strip()]
+        text = read_file(Path(path).expanduser()).decode("utf-8-sig")
+        lines = [l.strip() for l in text.splitlines() if l.strip()]
     except (OSError, UnicodeDecodeError) as e:
         raise ParnbError(f"{path} cannot be read ({e}): give a text file with one name per line") from None
     if len(set(lines)) < max(len(lines), least):
@@ -196,7 +197,7 @@ def _hub_classes(name: str, split: str, streaming: bool) -> tuple:
 def _read_annotations(path: Path, split: str) -> tuple[list[tuple[str, list[str]]], str]:
     "The images of an annotation file and their captions; and the words that name its split in a message."
     try:
-        data = json.loads(regular(path).read_text(encoding="utf-8-sig"))
+        data = json.loads(read_file(path).decode("utf-8-sig"))
         if "annotations" in data:
             captions: dict = {}
             for a in data["annotations"]:

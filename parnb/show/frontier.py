@@ -6,7 +6,6 @@
 __all__ = ['frontier', 'fig_frontier', 'tab_budgets', 'shared_models', 'chosen_rates', 'tab_tried', 'protocol_note']
 
 # %% ../../nbs/api/show/frontier.ipynb #8c7451fe
-import json
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -18,7 +17,7 @@ from matplotlib.lines import Line2D
 from .style import colour_of, local_note, marker_of, words, write_not_run, write_note
 from ..study.protocol import ASR, CA, DEV, UNCLEANED, decisions, later_hashes, load_later, load_protocol, outcomes
 from ..study.rates import in_words, rate_of
-from ..study.results import recorded_file
+from ..study.results import processors
 
 # %% ../../nbs/api/show/frontier.ipynb #c9a6277b
 def frontier(
@@ -211,8 +210,7 @@ def _trained_again(
     """How many cleanings were computed on another processor than their model before cleaning.
 
     Each processor rounds in its own way, so that a training with the same seed ends at another model."""
-    files = {k: recorded_file(load_protocol()["scale"], f"{k}.json") for k in rows.key.unique()}
-    made = {k: json.loads(f.read_text(encoding="utf-8"))["made"].get("processor") for k, f in files.items() if f}
+    made = processors(rows.key.unique(), load_protocol()["scale"])
     poisoned, cleaned = rows[rows.row == "none"], rows[rows.row != "none"].drop_duplicates("key")
     before = {(r.attack, r.seed): made.get(r.key) for r in poisoned.itertuples()}
     pairs = [(made.get(r.key), before.get((r.attack, r.seed))) for r in cleaned.itertuples()]

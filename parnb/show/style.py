@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['COLUMN', 'WIDE', 'SQUARE', 'ROW', 'MEASURES', 'set_style', 'Measure', 'words', 'colour_of', 'marker_of', 'hatch_of',
-           'methods_in', 'attacks_in', 'not_registered', 'is_local', 'local_note', 'write_note', 'bare_axes',
-           'write_not_run', 'save_fig', 'figure_name', 'drawn_from']
+           'methods_in', 'attacks_in', 'not_registered', 'is_local', 'local_note', 'processors_note', 'write_note',
+           'bare_axes', 'write_not_run', 'save_fig', 'figure_name', 'drawn_from']
 
 # %% ../../nbs/api/show/style.ipynb #2879e50c
 import json
 import textwrap
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -25,6 +26,7 @@ from ..core import FIGS, write_file
 from ..registry import HATCH_CYCLE, MARKER_CYCLE, PALETTE, attacks, cleaners
 from ..scales import scale_folder, scale_name
 from ..study.rates import in_words
+from ..study.results import processors
 
 # %% ../../nbs/api/show/style.ipynb #f172a673
 COLUMN, WIDE, SQUARE = (3.25, 2.2), (6.75, 2.4), (3.25, 3.25)  # inches, as printed
@@ -154,6 +156,17 @@ def local_note(
     n = int(is_local(rows).sum())
     was = "was" if n == 1 else "were"
     return f"{n} of {len(rows)} results {was} measured on this machine, not released evidence." if n else ""
+
+
+def processors_note(
+    rows: pd.DataFrame,  # results of one scale, with columns `key` and `run`
+) -> str:  # a sentence; empty where one processor computed all that name one
+    "Say how many results each processor computed: with the same seed, each ends at another model. Source: ours."
+    counts = Counter(processors(rows.key.unique(), rows.run.iloc[0].scale).values() if len(rows) else ())
+    if len(counts) < 2:
+        return ""
+    named = [f"{p} ({n})" for p, n in sorted(counts.items())]
+    return f"Computed on processors that round differently (number of runs): {', '.join(named)}."
 
 
 def write_note(

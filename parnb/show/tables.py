@@ -21,7 +21,7 @@ from IPython.display import display
 from ..core import FIGS, write_file
 from ..registry import cleaners
 from ..scales import load_preset, scale_folder, scale_name
-from .style import is_local, methods_in, not_registered
+from .style import is_local, methods_in, not_registered, processors_note
 from ..study.plans import collect, plan
 from ..study.rates import COUNTS, OUTCOME, Rate, in_order, in_words, rate_of
 from ..study.results import PLACES
@@ -183,6 +183,7 @@ def caption(
         f"{len(done)}/{len(rows)} runs completed; empty cells were not run.",
         f"Only {shown} of {len(done)} completed runs have a value in this table." if shown != len(done) else "",
         not_registered(rows),
+        processors_note(done),
         "† measured on this machine, not released evidence." if is_local(done).any() else "",
     ]
     return " ".join(s for s in sentences if s)

@@ -78,8 +78,8 @@ def fig_calibration(
     done = rows[rows.done]
     done = done[done.asr_before >= MIN_ASR] if len(done) else done
     known = {*done.get("attack", ())}
-    styles = zip(attacks(), cycle(_COLOURS), cycle(_MARKERS))
-    looks = {attack: (colour, marker) for attack, colour, marker in styles if attack in known}
+    styles = zip(cycle(_COLOURS), cycle(_MARKERS))
+    looks = dict(zip((a for a in attacks() if a in known), styles))
     ax.axhline(100 * ASSURED, color="0.5", lw=0.7, ls="--", zorder=0)
     ax.plot([0, 100], [0, 100], color="0.8", lw=0.7, zorder=0)
     for (attack, _), g in done.groupby(["attack", "seed"], sort=False):

@@ -209,14 +209,19 @@ def _draw_curves(
         _marked(ax, c.done, "clean_accuracy", **look)
 
 
-def _labels(curves: Sequence[Curve]) -> list[tuple[float, float, str, str]]:
+def _labels(c: Curve) -> list[tuple[float, float, str, str]]:
     "The value of the swept parameter at each mark."
     return [
         (100 * r.clean_accuracy, 100 * r.attack_success_rate, in_words(c.parameter, value), colour_of(c.method))
-        for c in curves
-        if c.parameter
-        for r, value in zip(c.done.itertuples(), c.done[c.parameter])
+        for r, value in zip(c.done.itertuples(), c.done[c.parameter] if c.parameter else ())
     ]
+
+
+def _one_label(c: Curve) -> list[tuple[float, float, str, str]]:
+    "The range of the swept parameter, at the highest mark: for marks that lie too close to be told apart."
+    ends = " to ".join(in_words(c.parameter, v) for v in (c.done[c.parameter].min(), c.done[c.parameter].max()))
+    x, y, _, colour = max(_labels(c), key=lambda t: t[1])
+    return [(x, y, ends, colour)]
 
 
 def _draw_known(
@@ -293,7 +298,8 @@ def fig_tradeoff(
         low, high = ax.dataLim.intervalx
         if high > low:
             ax.set_xlim(low - 0.08 * (high - low), min(100.5, high + 0.08 * (high - low)))
-    labels, close = _labels(curves), _crowded(curves, np.ptp(ours.get_xlim()))
+    width, near = np.ptp(ours.get_xlim()), []
+    close = _crowded(curves, width)
     if close is not None and (place := _free_place(ours, before, curves)):
         inset = ours.inset_axes(place)
         _draw_curves(inset, before, curves)
@@ -301,9 +307,12 @@ def fig_tradeoff(
         inset.set(xlim=(x - 1.5, x2 + 1.5), ylim=(max(-1, y - 4), y2 + 4))
         inset.tick_params(labelsize=6)
         ours.indicate_inset_zoom(inset, edgecolor="0.6", lw=0.6)
-        near = [t for t in labels if x - 1.5 < t[0] < x2 + 1.5 and y - 4 < t[1] < y2 + 4]
-        labels = [t for t in labels if t not in near]
+        near = [t for c in curves for t in _labels(c) if x - 1.5 < t[0] < x2 + 1.5 and y - 4 < t[1] < y2 + 4]
         write_beside(inset, near)
+    labels = []
+    for c in curves:
+        left = [t for t in _labels(c) if t not in near]
+        labels += _one_label(c) if len(left) == len(c.done) and _crowded([c], width) is not None else left
     if labels:
         write_beside(ours, labels)
     return axes

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from IPython.display import display
+from IPython.display import Markdown, display
 
 from ..core import FIGS, write_file
 from ..registry import cleaners
@@ -309,7 +309,7 @@ def save_table(
     caption: str,  # its first sentence is the title
     **source,  # its provenance: **provenance(rows); scales other than tiny have their own folder
 ) -> list[str]:  # the file names written
-    """Write a table as csv, md and tex, with the same bytes on every run, and its provenance as JSON.
+    """Write a table as csv, md and tex, with the same bytes on every run, and its provenance as JSON; show its caption.
 
     Raises `ParnbError` on a full disk. Source: ours.
     """
@@ -326,6 +326,7 @@ def save_table(
     place = FIGS / scale_folder(*source.get("scale") or ["tiny"])
     for kind, text in texts.items():
         write_file(place / f"{name}.{kind}", text)
+    display(Markdown(texts["md"].split("\n\n")[0]))
     return [f"{name}.{k}" for k in texts]
 
 # %% ../../nbs/api/show/tables.ipynb #3361167d
@@ -369,7 +370,8 @@ def tab_cost(
     here = (t.origin == "local").map({True: " †", False: ""})
     t = t.assign(
         times=(t.step_seconds.astype(float) / pd.Series(base, dtype=float)).round(2),
-        step_seconds=1000 * t.step_seconds,
+        step_seconds=(1000 * t.step_seconds).round(),
+        **t[["pairs_per_second", "cleaning_seconds", "peak_mb"]].round(),
         encoder=t.encoder.map(lambda v: in_words("encoder", v)),
         method=t.method.map(lambda v: in_words("method", v)) + here,
     )

@@ -402,8 +402,9 @@ def join_first(
     return path
 
 # %% ../nbs/api/core.ipynb #0f684ec5
-# options of glibc's mallopt: how many bytes are kept, and how large a part must be to be returned to the system at once
-_KEPT = {-1: 2**30, -3: 2**26}
+# options of glibc's mallopt: how large a part must be to be returned to the system at once (older versions refuse more
+# than 32 MB), and how many bytes are kept
+_KEPT = {-3: (2**26, 2**25), -1: (2**30,)}
 
 
 @lru_cache
@@ -411,5 +412,5 @@ def keep_memory() -> None:
     "Let freed memory stay with this process for its next step, where the C library is glibc. Source: ours."
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library has no such function
-            for option, size in _KEPT.items():
-                ctypes.CDLL(None).mallopt(option, size)
+            for option, sizes in _KEPT.items():
+                any(ctypes.CDLL(None).mallopt(option, size) for size in sizes)  # the first that it takes

@@ -187,9 +187,13 @@ def _load(
     if kind in _LOADED:
         return
     _LOADED.add(kind)
-    package = importlib.import_module(KINDS[kind])
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{KINDS[kind]}.{module.name}")
+    try:
+        package = importlib.import_module(KINDS[kind])
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{KINDS[kind]}.{module.name}")
+    except BaseException:  # Ctrl-C in a notebook: the next call imports what is missing
+        _LOADED.discard(kind)
+        raise
     for entry in entry_points(group=KINDS[kind]):
         try:
             entry.load()

@@ -174,6 +174,9 @@ class ReplacedCaptions(Sequence):
         i = range(len(self))[int(i)]
         return self.new[i] if i in self.new else self.captions[i]
 
+    def __iter__(self):
+        return (self.new.get(i, c) for i, c in enumerate(self.captions))
+
 # %% ../../nbs/api/attacks/poisoning.ipynb #6ff1eeea
 def _choose(trigger, pairs: Pairs, poisoning: Poisoning, rng) -> tuple[np.ndarray, np.ndarray, list[str]]:
     "The positions to poison, sorted; for each the position whose image it gets, int64 [k]; and its target."

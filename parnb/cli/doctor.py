@@ -41,7 +41,7 @@ def _weight_lines() -> list[tuple[bool, str]]:
         try:
             record = json.loads((folder / "record.json").read_text())
             good = file_sha256(folder / "model.safetensors") == record["sha256"]
-        except (ParnbError, OSError, ValueError):
+        except (ParnbError, OSError, ValueError, LookupError, TypeError):
             good = False
         advice = "" if good else ": missing or changed; reinstall parnb, or restore data/pretrained from the repository"
         lines.append((good, f"pretrained weights {e['model']}{advice}"))

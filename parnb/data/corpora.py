@@ -16,7 +16,7 @@ import numpy as np
 
 from ..core import ParnbError, content_key, read_file
 from .csv_rows import CAPTION_COLUMNS, IMAGE_COLUMNS, find_column, read_header, read_rows, stamp_csv
-from .hub import fetch_rows, image_reader, load_dataset, on_hub
+from .hub import fetch_rows, hub_place, image_reader, load_dataset, on_hub, without_effect
 from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Column, Images, _why, files_below
 from .images import of_other_type, open_index
 from .pairs import Pairs
@@ -232,7 +232,7 @@ def open_source(
     most: int | None = None,  # read at most this many pairs
     skip: int = 0,  # leave out this many pairs at the start
     limit: float = 0.01,  # largest share of pairs that cannot be used, and of images that cannot be read
-    split: str = "train",  # of a Hugging Face dataset whose name has none
+    split: str | None = None,  # of a Hugging Face dataset whose name has none; by default "train"
     # fetch only the first `most` rows of a Hugging Face dataset; by default where `most` is given and it is no folder
     streaming: bool | None = None,
 ) -> Pairs:  # images decoded on demand, captions memory-mapped, labels unknown
@@ -247,10 +247,12 @@ def open_source(
         return _skip_pairs(first, skip, size, limit)
     columns, files = {"image (--image-column)": image, "caption (--caption-column)": caption}, dict(root=root, sep=sep)
     if name.startswith("hf:"):
-        _without_effect(f"the dataset {name}", files)
-        return _open_hub(name[3:], size, image, caption, most, limit, split, streaming)
+        twice = dict(split=split) if "split" in hub_place(name[3:])[1] else {}
+        without_effect(f"the dataset {name}", files | twice)
+        return _open_hub(name[3:], size, image, caption, most, limit, split or "train", streaming)
+    without_effect(name, dict(split=split, streaming=streaming))
     if is_shards(name):
-        _without_effect(f"the shards {name}", columns | files)
+        without_effect(f"the shards {name}", columns | files)
         return _open_shards(expand_shards(name), size, most, limit)
     path = Path(source).expanduser()
     if not path.exists():
@@ -259,19 +261,13 @@ def open_source(
         )
     if not path.is_dir():
         return _open_csv(path, size, image, caption, root, sep, most, limit)
-    _without_effect(f"the folder {path}", columns | files)
+    without_effect(f"the folder {path}", columns | files)
     files = files_below(path)
     if tars := [str(p) for p in files if p.suffix == ".tar" and p.is_file()]:
         if loose := next((p.name for p in files if p.suffix.lower() in IMAGE_SUFFIXES), None):
             raise ParnbError(f"{path} holds shards, and images such as {loose}: move one kind to another folder")
         return _open_shards(tars, size, most, limit)
     return _open_folder(path, size, most, limit)
-
-
-def _without_effect(source: str, options: dict):
-    "Raise `ParnbError` for options that a source does not use."
-    if given := [k for k, v in options.items() if v is not None]:
-        raise ParnbError(f"{' and '.join(given)} cannot be used with {source}: leave them out")
 
 
 def _skip_pairs(pairs: Pairs, skip: int, size: int, limit: float) -> Pairs:

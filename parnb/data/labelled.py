@@ -18,7 +18,7 @@ import numpy as np
 from ..core import ParnbError, content_key, first_line, read_file
 from .corpora import expand_shards, index_shards, is_shards
 from .csv_rows import IMAGE_COLUMNS, find_column
-from .hub import fetch_rows, image_reader, load_dataset, on_hub
+from .hub import fetch_rows, hub_place, image_reader, load_dataset, on_hub, without_effect
 from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Images, files_below, of_other_type
 from .pairs import Pairs
 from .unusable import Lost, check_lost
@@ -71,17 +71,21 @@ def open_classes(
     names: Sequence[str] | None = None,  # class names in order; by default open_clip's for ImageNet, else the source's
     most: int | None = None,  # use at most this many images, spread evenly over all
     limit: float = 0.01,  # largest share of unreadable images
-    split: str = "validation",  # of a Hugging Face dataset
+    split: str | None = None,  # of a Hugging Face dataset whose name has none; by default "validation"
     # fetch only this split of a Hugging Face dataset, into shards in the cache; by default unless it is a folder
     streaming: bool | None = None,
 ) -> Pairs:  # images decoded on demand; captions are the class names
     """Open labelled images.
 
-    Raises `ParnbError` for a source without classes, and for a wrong number of class names. Source: ours."""
+    Raises `ParnbError` for a source without classes, for a wrong number of class names, and for an option that the
+    source does not use. Source: ours."""
     name = str(source)
-    if name.startswith("hf:"):
+    hub = name.startswith("hf:")
+    named = hub and "split" in hub_place(name[3:])[1]
+    without_effect(name, dict(split=split if named or not hub else None, streaming=None if hub else streaming))
+    if hub:
         streaming = on_hub(name[3:]) if streaming is None else streaming
-        read, labels, classes, key, lost = _hub_classes(name[3:], split, streaming)
+        read, labels, classes, key, lost = _hub_classes(name[3:], split or "validation", streaming)
     elif is_shards(name):
         read, labels, classes, key, lost = _shard_classes(expand_shards(name))
     else:
@@ -91,7 +95,7 @@ def open_classes(
         names = _usual_names(classes)
     if None in names:
         raise ParnbError(f"{source} does not name its {len(classes)} classes: give their names, in order")
-    numbered = name.startswith("hf:") or is_shards(name)  # by labels, of which the last ones may not occur
+    numbered = hub or is_shards(name)  # by labels, of which the last ones may not occur
     if len(names) != len(classes) and not (numbered and len(names) > len(classes)):
         raise ParnbError(
             f"{len(names)} class names do not fit the {len(classes)} classes of {source}: give one for each, in order"

@@ -15,10 +15,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core import ParnbError
-from ..data.pairs import article
 from ..data.scenes import PROMPTS
 from .base import Defender, Detector
-from ..evaluation.embedding import embed_images, zero_shot_head
+from ..evaluation.embedding import embed_images, fill_prompts, zero_shot_head
 from ..models.clip import embed_texts, image_size
 from ..registry import register_detector
 
@@ -31,16 +30,15 @@ def altered_texts(
 ) -> list[str]:  # C x T texts, the T templates of the first class first
     """Describe each class with every template, and append names of other classes.
 
-    Raises `ParnbError` for fewer than two names. Source: ours, in place of a language model's sentences."""
+    Raises `ParnbError` for fewer than two names, and for a template without a place for them. Source: ours, in place
+    of a language model's sentences."""
     if len(names) < 2:
         raise ParnbError(f"altered descriptions need at least two class names, but there are {len(names)}: give more")
     rng, count, out = np.random.default_rng(seed), min(words, len(names) - 1), []
-    for own, name in enumerate(names):
-        for template in prompts:
-            others = rng.choice(len(names) - 1, count, replace=False)
-            others += others >= own  # leaves out the class itself
-            plain = template(name) if callable(template) else template.format(a=article(name))
-            out.append(" ".join([plain, *(names[k] for k in others)]))
+    for k, plain in enumerate(fill_prompts(names, prompts)):
+        others = rng.choice(len(names) - 1, count, replace=False)
+        others += others >= k // len(prompts)  # leaves out the class itself
+        out.append(" ".join([plain, *(names[other] for other in others)]))
     return out
 
 # %% ../../nbs/api/detectors/prompt_contrast.ipynb #43f3844c

@@ -273,7 +273,8 @@ def model_key(
     ]
     h = hashlib.sha256(f"{model}{settings}".encode())
     for k, v in model.state_dict().items():
-        h.update(k.encode() + v.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        h.update(k.encode())
+        h.update(v.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()[:12]
 
 # %% ../../nbs/api/models/clip.ipynb #e24b6480
@@ -439,8 +440,7 @@ def embed_texts(
         raise ParnbError(f"text {empty} is empty: every caption needs at least one word")
     device = next(model.parameters()).device
     tokens = _tokens(tokenizer, tuple(unique))
-    order = tokens.argmax(dim=-1).argsort()
-    out = []
+    order, out = tokens.argmax(dim=-1).argsort(), []
     with progress(name, len(unique), "texts") as bar:
         for idx in order.split(batch_size):
             batch = shorten(model, tokens[idx]).to(device)

@@ -224,11 +224,6 @@ def _text(cell: Any) -> str:
     return f"{cell:,}" if isinstance(cell, (int, np.integer)) else str(cell)
 
 
-def _best(cell: Any) -> bool:
-    "Whether a cell is set in bold."
-    return getattr(cell, "best", False)
-
-
 def _numeric(column: pd.Series) -> bool:
     "Whether a column holds numbers or rates."
     return pd.api.types.is_numeric_dtype(column) or any(isinstance(v, Rate) for v in column)

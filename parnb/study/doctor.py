@@ -9,6 +9,7 @@ __all__ = ['PLAIN', 'check_classes', 'check_prompts', 'compare_activations', 'ex
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -145,7 +146,7 @@ def check_classes(
     shown = ", ".join(names[:5]) + f", …, {names[-1]}" * (len(names) > 5)
     text = f"{len(names)} classes: {shown}"
     codes = [n for n in names if re.fullmatch(r"n\d{8}|\d+", n.strip())]
-    twice = sorted({n for n in names if list(names).count(n) > 1}) if len(set(names)) < len(names) else []
+    twice = sorted(n for n, count in Counter(names).items() if count > 1)
     if codes:
         return Check("classes", WARNING, f"{text}; {len(codes)} are numbers or WordNet ids: give words with --names")
     if twice:

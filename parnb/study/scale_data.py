@@ -59,6 +59,8 @@ class Scenes:
 
     def pairs(self, use: str, count: int, size: int = 64) -> Pairs:
         'Pairs to poison ("poison"), to clean with ("clean"), to pretrain on ("pretrain"), or generated ("synthetic").'
+        if use == "synthetic" and count is None:
+            raise ParnbError("as many synthetic pairs as there are is no number: give one with --clean-count")
         return synthetic_pairs(count) if use == "synthetic" else scenes(use, count)
 
     def part(
@@ -73,16 +75,16 @@ class Scenes:
         pick(use, ("clean", "poison"), "pairs of which a part can be taken")
         known = np.random.default_rng([seed, 260]).permutation(NAMES)[: round((concepts or 1) * len(NAMES))]
         known, chosen = set(known), []
-        with progress("choosing pairs", count, "pairs") as bar:
+        with progress("choosing pairs", count or SPLITS[use].count, "pairs") as bar:
             for i in range(SPLITS[use].count):
                 if all(name in known and style in (None, drawn) for name, drawn in scene_contents(use, i)):
                     chosen.append(i)
                     bar.step(1)
                 if len(chosen) == count:
                     break
-        if len(chosen) < count:
+        if len(chosen) < (count or 1):
             raise ParnbError(
-                f"{len(chosen)} of the {SPLITS[use].count} scenes to {use} with are in this part, and {count} are "
+                f"{len(chosen)} of the {SPLITS[use].count} scenes to {use} with are in this part, and {count or 1} are "
                 "asked for: lower --clean-count"
             )
         return scenes(use, chosen[-1] + 1).take(np.array(chosen))

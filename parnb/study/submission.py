@@ -14,6 +14,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def load_submission(
     except (Exception, SystemExit) as e:  # the file is somebody's code
         raise ParnbError(f"{source} cannot be imported: {type(e).__name__}: {first_line(e)}") from e
     finally:
-        sys.path.pop(0)
+        with suppress(ValueError):  # that code may have changed it
+            sys.path.remove(str(folder))
     _check_imports(source, folder, loaded)
     new = [m for m in cleaners().values() if m.cls.__module__ == name]
     if len(new) != 1:

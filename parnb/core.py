@@ -159,9 +159,10 @@ def explain_os(
 
 
 def cores() -> int:
-    "How many cores this process may use, which a scheduler can restrict. Source: ours."
-    usable = getattr(os, "sched_getaffinity", None)  # not on every system
-    return len(usable(0)) if usable else os.cpu_count() or 1
+    "How many cores this process may use, which a scheduler or a container can restrict. Source: joblib."
+    from joblib import cpu_count
+
+    return cpu_count()
 
 
 def first_line(

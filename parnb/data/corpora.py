@@ -17,7 +17,7 @@ import numpy as np
 from ..core import ParnbError, content_key, read_file
 from .csv_rows import CAPTION_COLUMNS, IMAGE_COLUMNS, find_column, read_header, read_rows, stamp_csv
 from .hub import fetch_rows, hub_place, image_reader, load_dataset, on_hub, without_effect
-from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Column, Images, _why, files_below
+from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Chosen, Column, Images, _why, files_below
 from .images import of_other_type, open_index
 from .pairs import Pairs
 from .unusable import LONG, Lost, check_caption, check_lost, check_texts, most_lost, read_text
@@ -280,5 +280,5 @@ def _skip_pairs(pairs: Pairs, skip: int, size: int, limit: float) -> Pairs:
     x, captions = pairs.images, pairs.captions
     key = content_key([x.key, skip])
     images = Images(lambda i: x.read(i + skip), len(x) - skip, size, limit, key, x.lost, x.part)
-    captions = Column(captions.column.slice(skip)) if isinstance(captions, Column) else captions[skip:]
+    captions = Chosen(captions, np.arange(skip, len(x)))
     return Pairs(images, captions, pairs.ids[skip:], pairs.labels[skip:], pairs.name)

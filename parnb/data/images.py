@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'OTHER_SUFFIXES', 'files_below', 'stop_decoding', 'Images', 'of_other_type', 'files_of', 'readable',
-           'losses', 'triggered_images', 'with_preprocessing', 'Column', 'take_lazily', 'open_index']
+           'losses', 'triggered_images', 'with_preprocessing', 'Column', 'Chosen', 'take_lazily', 'open_index']
 
 # %% ../../nbs/api/data/images.ipynb #66e3a283
 import errno
@@ -275,6 +275,25 @@ class Column(Sequence):
         return itertools.chain.from_iterable(part.to_pylist() for part in self.column.iterchunks())
 
 
+class Chosen(Sequence):
+    "Values of a sequence at some positions, looked up when they are indexed. Source: ours."
+
+    def __init__(self, values: Sequence, at: np.ndarray):
+        self.values, self.at = values, at
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def __getitem__(self, i):
+        at = self.at[i]
+        if not np.ndim(at):
+            return self.values[int(at)]
+        return self.values[at] if isinstance(self.values, Column | Chosen) else [self.values[int(k)] for k in at]
+
+    def __iter__(self):
+        return itertools.chain.from_iterable(self[a : a + 10_000] for a in range(0, len(self), 10_000))
+
+
 def take_lazily(
     pairs: Pairs,  # N
     kept: np.ndarray,  # bool [N]
@@ -287,8 +306,9 @@ def take_lazily(
     part = x.part or len(at) < len(x)
     images = Images(lambda i: x.read(int(at[i])), len(at), x.size, x.limit, key, x.lost, part)
     images.squash, images.interpolation = x.squash, x.interpolation
-    chosen = Column(captions.column.take(at)) if isinstance(captions, Column) else [captions[int(i)] for i in at]
-    return Pairs(images, chosen, np.arange(len(at)), pairs.labels[at], f"{len(at)} of {pairs.name}", pairs.names)
+    return Pairs(
+        images, Chosen(captions, at), np.arange(len(at)), pairs.labels[at], f"{len(at)} of {pairs.name}", pairs.names
+    )
 
 
 def open_index(

@@ -26,7 +26,7 @@ from ..evaluation.metrics import tsne
 from ..lazy import open_clip
 from ..models.clip import architecture_of, load_clip, normalise, pixels
 from ..models.formats import read_tensors
-from ..scales import load_preset
+from ..scales import content_id, load_preset
 from .choices import embedded_folder, is_cached, model_folder, model_name, trigger_at
 from .style import MEASURES
 from ..study.runs import Run, encoder_of, evaluation_seed
@@ -48,7 +48,7 @@ def one_per_class(
 
 
 @lru_cache(4)
-def _labelled(scale: str, encoder: str, images: int | None, count: int) -> tuple[Pairs, np.ndarray]:
+def _labelled(scale: str, content: str, encoder: str, images: int | None, count: int) -> tuple[Pairs, np.ndarray]:
     "The labelled images of a scale at an encoder's resolution, and the positions to choose from."
     config = open_clip.get_model_config(architecture_of(encoder_of(scale, encoder)["model"]))
     most = images if load_preset(scale).get("sources") else count  # scenes are rendered, so no more than needed
@@ -61,7 +61,7 @@ def images_to_choose(
     count: int = COUNT,  # how many
 ) -> tuple[Pairs, np.ndarray]:  # labelled images, and int64 [n]: positions among them
     "The images that a comparison can show. Source: ours."
-    return _labelled(run.scale, run.encoder, run.images, count)
+    return _labelled(run.scale, content_id(run.scale), run.encoder, run.images, count)
 
 # %% ../../nbs/api/show/comparison.ipynb #2e5f1c41
 @dataclass(frozen=True, eq=False)

@@ -213,14 +213,15 @@ def diffusion_record(
     steps: int = 10,  # of the solver
     guidance: float = 4.0,  # scale of classifier-free guidance
 ) -> dict:  # everything that decides a generated image
-    "Describe a `TinyDiffusion` without loading it. Raises `ParnbError` where its weights are missing. Source: ours."
+    "Describe a `TinyDiffusion` without loading it. Raises `ParnbError` where its record cannot be read. Source: ours."
     record = Path(folder) / "record.json"
-    if not record.exists():
+    try:
+        weights = content_key(json.loads(record.read_text(encoding="utf-8"))["sha256"])
+    except (OSError, ValueError, LookupError, TypeError):
         raise ParnbError(
-            f"{record} is missing: restore it (`git checkout data/pretrained`, or reinstall parnb), train the weights "
-            "with the notebook 05_train_diffusion, or give the folder that holds them"
-        )
-    weights = content_key(json.loads(record.read_text(encoding="utf-8"))["sha256"])
+            f"{record} is missing or damaged: restore it (`git checkout data/pretrained`, or reinstall parnb), train "
+            "the weights with the notebook 05_train_diffusion, or give the folder that holds them"
+        ) from None
     return dict(model=Path(folder).name, weights=weights, steps=steps, guidance=guidance)
 
 # %% ../../nbs/api/synthetic/diffusion.ipynb #0b24ad0b

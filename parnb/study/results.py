@@ -272,7 +272,7 @@ def release(
     source, folder = LOCAL / scale_name(scale), RELEASED / scale_name(scale)
     folder.mkdir(parents=True, exist_ok=True)
     for key, row in plain(table.drop(columns="origin"), chosen).items():
-        for f in sorted(source.glob(f"[!.]*{key}.*")):
+        for f in sorted(f for f in source.glob(f"*{key}.*") if f.name[0] != "."):  # not what a killed write has left
             if f.name == f"{key}.json":  # it goes to others
                 about = json.loads(f.read_text(encoding="utf-8"))
                 write_file(f, json.dumps(without_folders(about), indent=1) + "\n")

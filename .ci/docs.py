@@ -187,7 +187,6 @@ def add_captions(nb: dict, path: Path, figures: Path):
     outputs = [o for c in nb["cells"] for o in c.get("outputs", [])]
     names = " ".join(text_of(o.get("text", "")) for o in outputs)
     notes = [text_of(o["data"]["text/markdown"]).strip() for o in outputs if "text/markdown" in o.get("data", {})]
-    notes = [n for n in notes if not n.startswith("**Table ")]
     texts = [figures / n for n in re.findall(rf"{path.stem}\w*\.md", names)]
     cells, left = [], [t for t in texts if t.exists()]
     for c in nb["cells"]:
@@ -206,6 +205,9 @@ def put_first(nb: dict, path: Path, nbs: Path):
     made = [f for pattern in (f"{path.stem}.*", f"{path.stem}_*") for f in sorted(figures.glob(pattern))]
     files = [f for f in made if f.suffix != ".md"]  # the renderer makes pages of Markdown files
     names = {f.name for f in made}
+    for c in (c for c in nb["cells"] if "outputs" in c):  # the caption below a table stands above it here
+        notes = [text_of(o.get("data", {}).get("text/markdown", "")) for o in c["outputs"]]
+        c["outputs"] = [o for o, note in zip(c["outputs"], notes) if not note.startswith("**Table ")]
     add_captions(nb, path, figures)
     for f in files:
         shutil.copy2(f, nbs / "pictures")
@@ -216,8 +218,6 @@ def put_first(nb: dict, path: Path, nbs: Path):
             if not re.search(r"^#\|\s*echo:", src, re.M):
                 c["source"] = f"#| echo: false\n{src}".splitlines(True)
             c["outputs"] = [o for o in c["outputs"] if not {*text_of(o.get("text", "-")).split()} <= names]
-            notes = [text_of(o.get("data", {}).get("text/markdown", "")) for o in c["outputs"]]
-            c["outputs"] = [o for o, note in zip(c["outputs"], notes) if not note.startswith("**Table ")]
     links = ", ".join(f"[{f.name}]({os.path.relpath(nbs / 'pictures' / f.name, path.parent)})" for f in files)
     if files:
         nb["cells"].append(markdown_cell("files", f"Files: {links}"))

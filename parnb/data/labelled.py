@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from ..core import ParnbError, content_key, first_line, read_file
-from .corpora import expand_shards, index_shards, is_shards
+from .corpora import check_hub_options, expand_shards, index_shards, is_shards
 from .csv_rows import IMAGE_COLUMNS, find_column
-from .hub import fetch_rows, hub_place, image_reader, load_dataset, on_hub, without_effect
+from .hub import fetch_rows, image_reader, load_dataset, on_hub
 from .images import IMAGE_SUFFIXES, OTHER_SUFFIXES, Images, files_below, of_other_type
 from .pairs import Pairs
 from .unusable import Lost, check_lost
@@ -80,10 +80,8 @@ def open_classes(
     Raises `ParnbError` for a source without classes, for a wrong number of class names, and for an option that the
     source does not use. Source: ours."""
     name = str(source)
-    hub = name.startswith("hf:")
-    named = hub and "split" in hub_place(name[3:])[1]
-    without_effect(name, dict(split=split if named or not hub else None, streaming=None if hub else streaming))
-    if hub:
+    check_hub_options(name, split, streaming)
+    if name.startswith("hf:"):
         streaming = on_hub(name[3:]) if streaming is None else streaming
         read, labels, classes, key, lost = _hub_classes(name[3:], split or "validation", streaming)
     elif is_shards(name):
@@ -95,7 +93,7 @@ def open_classes(
         names = _usual_names(classes)
     if None in names:
         raise ParnbError(f"{source} does not name its {len(classes)} classes: give their names, in order")
-    numbered = hub or is_shards(name)  # by labels, of which the last ones may not occur
+    numbered = name.startswith("hf:") or is_shards(name)  # by labels, of which the last ones may not occur
     if len(names) != len(classes) and not (numbered and len(names) > len(classes)):
         raise ParnbError(
             f"{len(names)} class names do not fit the {len(classes)} classes of {source}: give one for each, in order"

@@ -59,8 +59,8 @@ AUDIT = dict(
     detector=_option(
         list[str],
         None,
-        "Only this detector (`parnb methods` lists them), perhaps with parameters: inversion:patch=40,thorough=160; "
-        "may be repeated.",
+        "Only this detector (`parnb methods` lists them), perhaps with parameters: NAME:PARAMETER=VALUE,…; may be "
+        "repeated.",
     ),
     rebound_lr=REBOUND["rebound_lr"],
     out=_option(Path, None, "Also write the findings, with pictures, into this HTML file."),

@@ -30,7 +30,8 @@ FILTER = dict(
     detector=_option(
         str,
         None,
-        "Needed: a registered detector of the level data; `parnb methods` lists them; with parameters: density:k=32.",
+        "Needed: a registered detector of the level data; `parnb methods` lists them; with parameters: "
+        "NAME:PARAMETER=VALUE,….",
     ),
     drop=_option(float, None, "Drop this share of the pairs, the most suspicious ones; 0.05 by default."),
     out=_option(

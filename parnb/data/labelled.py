@@ -225,13 +225,16 @@ def open_captions(
     each: int = 5,  # captions per image: the first ones; images with fewer are left out with a warning
     most: int | None = None,  # use only the first `most` images
     limit: float = 0.01,  # largest share of unreadable images
-    split: str = "test",  # of Karpathy's file
+    split: str | None = None,  # of Karpathy's file; None: "test"
 ) -> Pairs:  # images decoded on demand; each caption is a list of `each` captions
     """Open images with several captions each.
 
-    Raises `ParnbError` for a file in another format, and for images that are not in the folder. Source: ours."""
+    Raises `ParnbError` for a file in another format, a split of a file that has none, and for images that are not in
+    the folder. Source: ours."""
     path, folder = Path(annotations).expanduser(), Path(folder).expanduser()
-    found, where = _read_annotations(path, split)
+    found, where = _read_annotations(path, split or "test")
+    if split and not where:
+        raise ParnbError(f"{path} has no splits, as COCO's own files: leave out split={split!r}")
     whole = [(f, [t for t in c if isinstance(t, str) and t.strip()][:each]) for f, c in found]
     lost = [Lost(f, f"it has {len(c)} captions instead of {each}") for f, c in whole if len(c) < each]
     usable = [(f, c) for f, c in whole if len(c) == each]
@@ -248,7 +251,7 @@ def open_captions(
         raise ParnbError(
             f"{some[0]} of {path.name} is not in {folder}: give the folder that holds the images (`--captions-images`)"
         )
-    key = content_key([str(path.resolve()), path.stat().st_size, each, most, split])
+    key = content_key([str(path.resolve()), path.stat().st_size, each, most, split or "test"])
     part = len(files) < len(usable)
     images = Images(lambda i: (str(files[i]), read_file(files[i])), len(files), size, limit, key, lost, part)
     return Pairs(images, [c for _, c in found], np.arange(len(files)), np.full(len(files), -1), path.stem)

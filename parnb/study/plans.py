@@ -89,15 +89,14 @@ def collect(
     compute: bool = True,  # measure what has no result; else its cells stay empty
 ) -> pd.DataFrame:  # the plan's rows with their measurements; `done` says which have one, `origin` where it is from
     "Put measurements beside the runs of a plan. Source: ours."
-    known, rows = {s: plain(results(s), table.key) for s in {r.scale for r in table.run}}, []
-    with progress("measuring runs", len(table), "runs") as bar:
-        for run, key in zip(table.run, table.key):
-            if key in known[run.scale]:
-                rows.append({"key": key, **known[run.scale][key]})
-            else:
-                rows.append(dict(measure(run), origin="local") if compute else {"key": key})
+    known = {s: plain(results(s), table.key) for s in {r.scale for r in table.run}}
+    rows = {key: {"key": key} | known[run.scale].get(key, {}) for run, key in zip(table.run, table.key)}
+    missing = {k: r for r, k in zip(table.run, table.key) if compute and k not in known[r.scale]}
+    with progress("measuring runs" if missing else "", len(missing), "runs") as bar:
+        for key, run in missing.items():
+            rows[key] = dict(measure(run), origin="local")
             bar.step(1)
-    measured = pd.DataFrame(rows)
+    measured = pd.DataFrame([rows[key] for key in table.key])
     for c in ("clean_accuracy", "attack_success_rate"):  # these columns exist even if nothing was measured
         for k in (c, f"{c}_low", f"{c}_high"):
             measured[k] = measured.get(k, np.nan)

@@ -232,7 +232,8 @@ def open_captions(
     Raises `ParnbError` for a file in another format, a split of a file that has none, and for images that are not in
     the folder. Source: ours."""
     path, folder = Path(annotations).expanduser(), Path(folder).expanduser()
-    found, where = _read_annotations(path, split or "test")
+    part_of = split or "test"
+    found, where = _read_annotations(path, part_of)
     if split and not where:
         raise ParnbError(f"{path} has no splits, as COCO's own files: leave out split={split!r}")
     whole = [(f, [t for t in c if isinstance(t, str) and t.strip()][:each]) for f, c in found]
@@ -251,7 +252,7 @@ def open_captions(
         raise ParnbError(
             f"{some[0]} of {path.name} is not in {folder}: give the folder that holds the images (`--captions-images`)"
         )
-    key = content_key([str(path.resolve()), path.stat().st_size, each, most, split or "test"])
+    key = content_key([str(path.resolve()), path.stat().st_size, each, most, part_of])
     part = len(files) < len(usable)
     images = Images(lambda i: (str(files[i]), read_file(files[i])), len(files), size, limit, key, lost, part)
     return Pairs(images, [c for _, c in found], np.arange(len(files)), np.full(len(files), -1), path.stem)
